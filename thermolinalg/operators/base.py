@@ -1,0 +1,156 @@
+r"""What every symmetric operator can do.
+
+The law of what a device reads is a function of the operator applied to a vector: answer = f(A) b + v(A)^(1/2) noise. One
+method, :meth:`Operator.combine`, carries all of it; how it is done (one ``eigh``, two small ones, or a Lanczos process) is
+the business of the five implementations.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Function = Callable[[jax.Array], jax.Array]
+
+
+class Operator(ABC):
+    """Symmetric, or complex Hermitian, linear operator with a functional calculus.
+
+    Every method works on blocks of column vectors, shape (d, k); ``apply`` and ``@`` accept single vectors too.
+    """
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Number of unknowns, d."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> jnp.dtype:
+        """Type of the entries."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix, (d, d)."""
+        return self.dim, self.dim
+
+    @property
+    def components(self) -> int:
+        """Real degrees of freedom of one unknown: 1, or 2 for a complex operator."""
+        return 2 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1
+
+    @abstractmethod
+    def matmat(self, block: jax.Array) -> jax.Array:
+        """Multiply a block of vectors, shape (d, k)."""
+
+    @abstractmethod
+    def factor(self) -> "Operator":
+        """Return the same operator with everything that functions of it need computed once."""
+
+    @abstractmethod
+    def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        r"""Apply a matrix of functions: output i is :math:`\sum_j f_{ij}(A) v_j`.
+
+        Parameters
+        ----------
+        function : callable
+            From eigenvalues, shape (n,), to :math:`f_{ij}`, shape (p, q, n).
+        vectors : Array, shape (q, d, k)
+
+        Returns
+        -------
+        Array, shape (p, d, k)
+            The outputs.
+        Array, shape ()
+            Whether they are converged; an operator with known eigenvectors always is.
+        """
+
+    @abstractmethod
+    def diagonal(self, function: Function) -> jax.Array:
+        """Diagonal of `function` of the operator, shape (d,)."""
+
+    @abstractmethod
+    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
+        """Absolute values of the entries of `function` of the operator times a block, shape (d, k)."""
+
+    @abstractmethod
+    def solve(self, block: jax.Array) -> jax.Array:
+        r"""Apply :math:`A^{-1}` to a block, shape (d, k), by the cheapest direct or iterative method at hand."""
+
+    @abstractmethod
+    def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Lower bound and estimate of the smallest eigenvalue, estimate and upper bound of the largest."""
+
+    @abstractmethod
+    def density(self) -> tuple[jax.Array, jax.Array]:
+        r"""Nodes and counts, shape (n,), with :math:`\operatorname{tr} f(A) = \sum_i n_i f(\lambda_i)` per component."""
+
+    @abstractmethod
+    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        r"""Nodes (n, k or 1) and weights (n, k) with :math:`v^* f(A) v = \sum_i w_i f(\lambda_i)` for each column."""
+
+    def apply(self, function: Function, vector: jax.Array) -> jax.Array:
+        """Apply a scalar function of the operator to a vector (d,) or a block (d, k); NaN if not converged.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp
+        >>> A = Dense(jnp.array([[2.0, 1.0], [1.0, 2.0]])).factor()
+        >>> A.apply(lambda rates: 1 / rates, jnp.array([3.0, 3.0])).round(5).tolist()
+        [1.0, 1.0]
+        """
+        block = vector if vector.ndim == 2 else vector[:, None]
+        outputs, converged = self.combine(lambda rates: function(rates)[None, None], block[None])
+        return jnp.where(converged, outputs[0], jnp.nan).reshape(vector.shape)
+
+    def __matmul__(self, vector: jax.Array) -> jax.Array:
+        block = vector if vector.ndim == 2 else vector[:, None]
+        return self.matmat(block).reshape(vector.shape)
+
+
+class Modal(Operator):
+    """An operator whose eigenvectors are at hand once it is factored."""
+
+    @property
+    @abstractmethod
+    def rates(self) -> jax.Array:
+        """All d eigenvalues."""
+
+    @abstractmethod
+    def to_modes(self, block: jax.Array) -> jax.Array:
+        """Coordinates of a block in the eigenbasis."""
+
+    @abstractmethod
+    def from_modes(self, block: jax.Array) -> jax.Array:
+        """The block with these coordinates in the eigenbasis."""
+
+    def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        q, d, k = vectors.shape
+        modes = self.to_modes(jnp.moveaxis(vectors, 0, 1).reshape(d, q * k)).reshape(d, q, k)
+        mixed = mix(function(self.rates), modes)
+        p = mixed.shape[1]
+        outputs = jnp.moveaxis(self.from_modes(mixed.reshape(d, p * k)).reshape(d, p, k), 1, 0)
+        return outputs, jnp.array(True)
+
+    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
+        return jnp.abs(self.apply(function, block))
+
+    def solve(self, block: jax.Array) -> jax.Array:
+        return self.from_modes(self.to_modes(block) / self.rates[:, None].astype(block.dtype))
+
+    def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        low, high = jnp.min(self.rates), jnp.max(self.rates)
+        return low, low, high, high
+
+    def density(self) -> tuple[jax.Array, jax.Array]:
+        return self.rates, jnp.full_like(self.rates, self.components)
+
+    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.rates[:, None], jnp.abs(self.to_modes(block)) ** 2
+
+
+def mix(coefficients: jax.Array, modes: jax.Array) -> jax.Array:
+    """Contract coefficients (p, q, n) with modes (n, q, k) to (n, p, k), mode by mode."""
+    coefficients = jnp.moveaxis(coefficients, 2, 0).astype(modes.dtype)
+    return (coefficients[:, :, :, None] * modes[:, None, :, :]).sum(2)

@@ -1,0 +1,120 @@
+"""Operators known only by what they do to a vector."""
+
+from dataclasses import dataclass, field, replace
+from math import log, sqrt
+
+import jax
+import jax.numpy as jnp
+
+from thermolinalg.operators.base import Function, Operator
+from thermolinalg.operators.lanczos import Matmat, Tridiagonal, combine, tridiagonalise
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MatrixFree(Operator):
+    r"""A symmetric operator given by its product with a block of vectors; functions of it by Lanczos.
+
+    Parameters
+    ----------
+    product : callable
+        From a block (d, k) to the operator times the block. A pytree (such as ``jax.tree_util.Partial``) may carry arrays.
+    size : int
+        d.
+    dtype : dtype
+        Type of the entries.
+    rtol : float
+        Accuracy of functions of the operator, as the relative residual of a system solved in the same number of steps.
+    max_steps : int
+        Most Lanczos steps of one function; memory grows with its square, not with its product with d.
+    survey_steps, probes : int
+        Steps and random start vectors of the survey of the spectrum that :meth:`factor` makes. The vectors are the same
+        in every call, so that two surveys of one operator agree.
+
+    Notes
+    -----
+    The smallest Ritz value is never below the smallest eigenvalue: it is optimistic, by a factor of 100 and more for
+    ill-conditioned operators. :meth:`extremes` therefore adds the bounds of Kuczynski and Wozniakowski, which hold with
+    probability 0.99 over the start vector. :meth:`diagonal` knows the trace only, and spreads it evenly.
+
+    References
+    ----------
+    Kuczynski and Wozniakowski, *Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
+    start*, SIAM J. Matrix Anal. Appl. 13 (1992).
+    """
+
+    product: Matmat
+    size: int = field(metadata={"static": True})
+    entries: jnp.dtype = field(metadata={"static": True})
+    rtol: float = field(default=1e-6, metadata={"static": True})
+    max_steps: int = field(default=1000, metadata={"static": True})
+    survey_steps: int = field(default=64, metadata={"static": True})
+    probes: int = field(default=4, metadata={"static": True})
+    nodes: jax.Array | None = None
+    counts: jax.Array | None = None
+    bounds: tuple[jax.Array, ...] | None = None
+
+    @property
+    def dim(self) -> int:
+        return self.size
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.entries)
+
+    def matmat(self, block: jax.Array) -> jax.Array:
+        return self.product(block)
+
+    def factor(self) -> "MatrixFree":
+        if self.nodes is not None:
+            return self
+        nodes, counts, bounds = _survey(self)
+        return replace(self, nodes=nodes, counts=counts, bounds=bounds)
+
+    def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return combine(self.product, function, vectors, self.rtol, min(self.max_steps, 2 * self.size + 20))
+
+    def diagonal(self, function: Function) -> jax.Array:
+        nodes, counts = self.density()
+        return jnp.full(self.size, jnp.sum(counts * function(nodes)) / (self.size * self.components))
+
+    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
+        nodes, weights = self.energies(block)
+        values = jnp.sum(weights * jnp.abs(function(nodes.ravel()).reshape(nodes.shape)) ** 2, 0)
+        return jnp.broadcast_to(jnp.sqrt(values / self.size)[None], block.shape)
+
+    def solve(self, block: jax.Array) -> jax.Array:
+        return jax.scipy.sparse.linalg.cg(self.product, block, tol=self.rtol, maxiter=2 * self.max_steps)[0]
+
+    def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        return self._surveyed()[2]
+
+    def density(self) -> tuple[jax.Array, jax.Array]:
+        return self._surveyed()[:2]
+
+    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        steps = min(self.survey_steps, self.size)
+        no_shift = jnp.zeros(block.shape[1], jnp.finfo(self.dtype).dtype)
+        process = tridiagonalise(self.product, block, no_shift, 0.0, steps)
+        nodes, vectors = process.eigh()
+        return nodes, (vectors[0] * process.norms[None]) ** 2
+
+    def _surveyed(self):
+        if self.nodes is None or self.counts is None or self.bounds is None:
+            raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
+        return self.nodes, self.counts, self.bounds
+
+
+@jax.jit
+def _survey(operator: MatrixFree):
+    d, steps = operator.size, min(operator.survey_steps, operator.size)
+    real = jnp.finfo(operator.dtype).dtype
+    signs = jax.random.rademacher(jax.random.key(0), (d, operator.probes), real).astype(operator.dtype)
+    process: Tridiagonal = tridiagonalise(operator.product, signs, jnp.zeros(operator.probes, real), 0.0, steps)
+    nodes, vectors = process.eigh()
+    counts = operator.components * vectors[0] ** 2 * d / operator.probes
+    low, high = jnp.min(nodes), jnp.max(nodes)
+    slack = min(0.5, (log(1.648 * sqrt(d) / 0.01) / (2 * steps - 1)) ** 2)
+    below = jnp.maximum(low - slack * high, 0.0)
+    above = high / (1 - slack)
+    return nodes.ravel(), counts.ravel(), (below, low, high, above)

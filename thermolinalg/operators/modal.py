@@ -1,0 +1,255 @@
+"""Operators that are diagonalised once: dense, diagonal, low rank plus shift, Kronecker product."""
+
+from dataclasses import dataclass, field, replace
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
+
+from thermolinalg.operators.base import Function, Modal, Operator, mix
+
+_eigh = jax.jit(jnp.linalg.eigh)
+_cholesky = jax.jit(jnp.linalg.cholesky)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dense(Modal):
+    """A symmetric matrix; functions of it cost one ``eigh``, once.
+
+    Parameters
+    ----------
+    matrix : Array, shape (d, d)
+        Real symmetric or complex Hermitian. The lower triangle is what the factorisations read.
+    """
+
+    matrix: jax.Array
+    eigenvalues: jax.Array | None = None
+    eigenvectors: jax.Array | None = None
+    triangle: jax.Array | None = field(default=None, repr=False)
+
+    @property
+    def dim(self) -> int:
+        return self.matrix.shape[-1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.matrix.dtype
+
+    @property
+    def rates(self) -> jax.Array:
+        if self.eigenvalues is None:
+            raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
+        return self.eigenvalues
+
+    def factor(self) -> "Dense":
+        if self.eigenvalues is not None:
+            return self
+        eigenvalues, eigenvectors = _eigh(self.matrix)
+        return replace(self, eigenvalues=eigenvalues, eigenvectors=eigenvectors)
+
+    def triangulate(self) -> "Dense":
+        """Return the operator with its Cholesky factor, all that :meth:`solve` needs; not finite if not definite."""
+        return self if self.triangle is not None else replace(self, triangle=_cholesky(self.matrix))
+
+    def matmat(self, block: jax.Array) -> jax.Array:
+        return self.matrix @ block
+
+    def to_modes(self, block: jax.Array) -> jax.Array:
+        return self._vectors().conj().T @ block
+
+    def from_modes(self, block: jax.Array) -> jax.Array:
+        return self._vectors() @ block
+
+    def diagonal(self, function: Function) -> jax.Array:
+        return jnp.abs(self._vectors()) ** 2 @ function(self.rates)
+
+    def solve(self, block: jax.Array) -> jax.Array:
+        return super().solve(block) if self.triangle is None else cho_solve((self.triangle, True), block)
+
+    def _vectors(self) -> jax.Array:
+        if self.eigenvectors is None:
+            raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
+        return self.eigenvectors
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Diagonal(Modal):
+    """A diagonal matrix, given by its diagonal, shape (d,)."""
+
+    values: jax.Array
+
+    @property
+    def dim(self) -> int:
+        return self.values.shape[-1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.values.dtype
+
+    @property
+    def rates(self) -> jax.Array:
+        return self.values
+
+    def factor(self) -> "Diagonal":
+        return self
+
+    def matmat(self, block: jax.Array) -> jax.Array:
+        return self.values[:, None] * block
+
+    def to_modes(self, block: jax.Array) -> jax.Array:
+        return block
+
+    def from_modes(self, block: jax.Array) -> jax.Array:
+        return block
+
+    def diagonal(self, function: Function) -> jax.Array:
+        return function(self.values)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Kronecker(Modal):
+    r"""The Kronecker product :math:`A_1 \otimes A_2 \otimes \cdots`, ordered as in ``numpy.kron``.
+
+    Parameters
+    ----------
+    factors : tuple of Dense or Diagonal
+        One ``eigh`` for each factor, never one of the product.
+    """
+
+    factors: tuple[Modal, ...]
+
+    @property
+    def dim(self) -> int:
+        return reduce(lambda size, factor: size * factor.dim, self.factors, 1)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.result_type(*(factor.dtype for factor in self.factors))
+
+    @property
+    def rates(self) -> jax.Array:
+        return reduce(lambda left, right: jnp.outer(left, right).ravel(), [factor.rates for factor in self.factors])
+
+    def factor(self) -> "Kronecker":
+        return Kronecker(tuple(factor.factor() for factor in self.factors))
+
+    def matmat(self, block: jax.Array) -> jax.Array:
+        return self._each(block, [factor.matmat for factor in self.factors])
+
+    def to_modes(self, block: jax.Array) -> jax.Array:
+        return self._each(block, [factor.to_modes for factor in self.factors])
+
+    def from_modes(self, block: jax.Array) -> jax.Array:
+        return self._each(block, [factor.from_modes for factor in self.factors])
+
+    def diagonal(self, function: Function) -> jax.Array:
+        def squared(factor: Modal):
+            weights = jnp.abs(factor.from_modes(jnp.eye(factor.dim, dtype=factor.dtype))) ** 2
+            return lambda block: weights @ block
+
+        values = function(self.rates)[:, None]
+        return self._each(values, [squared(factor) for factor in self.factors])[:, 0]
+
+    def _each(self, block, maps):
+        """Apply one map to each axis of the block seen as a tensor."""
+        k = block.shape[1]
+        tensor = block.reshape(*(factor.dim for factor in self.factors), k)
+        for axis, transform in enumerate(maps):
+            moved = jnp.moveaxis(tensor, axis, 0)
+            tensor = jnp.moveaxis(transform(moved.reshape(moved.shape[0], -1)).reshape(moved.shape), 0, axis)
+        return tensor.reshape(-1, k)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LowRank(Operator):
+    r"""Low rank plus shift, :math:`A = \sigma I + V V^*`; functions of it cost one ``eigh`` of size r.
+
+    Parameters
+    ----------
+    columns : Array, shape (d, r)
+        :math:`V`, with r much smaller than d.
+    shift : float, > 0
+        :math:`\sigma`.
+    """
+
+    columns: jax.Array
+    shift: jax.Array
+    basis: jax.Array | None = None
+    gains: jax.Array | None = None
+
+    @property
+    def dim(self) -> int:
+        return self.columns.shape[0]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.columns.dtype
+
+    @property
+    def rates(self) -> jax.Array:
+        """The r eigenvalues on the range of `columns`, then the shift, which stands for the d - r others."""
+        return jnp.append(self._factors()[1] + self._shift(), self._shift())
+
+    def factor(self) -> "LowRank":
+        if self.basis is not None:
+            return self
+        gains, rotation = _eigh(self.columns.conj().T @ self.columns)
+        floor = self.columns.shape[0] * jnp.finfo(gains.dtype).eps * jnp.max(gains)
+        inside = gains > floor
+        scale = jnp.where(inside, 1 / jnp.sqrt(jnp.where(inside, gains, 1.0)), 0.0)
+        basis = (self.columns @ rotation) * scale[None].astype(self.dtype)
+        return replace(self, basis=basis, gains=jnp.where(inside, gains, 0.0))
+
+    def matmat(self, block: jax.Array) -> jax.Array:
+        return self._shift().astype(self.dtype) * block + self.columns @ (self.columns.conj().T @ block)
+
+    def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inside, outside = self._split(function)
+        basis = self._factors()[0]
+        mixed = mix(inside, jnp.einsum("dr,qdk->rqk", basis.conj(), vectors))
+        correction = jnp.einsum("dr,rpk->pdk", basis, mixed)
+        return jnp.einsum("pq,qdk->pdk", outside.astype(vectors.dtype), vectors) + correction, jnp.array(True)
+
+    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
+        return jnp.abs(self.apply(function, block))
+
+    def diagonal(self, function: Function) -> jax.Array:
+        inside, outside = self._split(lambda rates: function(rates)[None, None])
+        return outside[0, 0] + jnp.abs(self._factors()[0]) ** 2 @ inside[0, 0]
+
+    def solve(self, block: jax.Array) -> jax.Array:
+        return self.apply(lambda rates: 1 / rates, block)
+
+    def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        low, high = self._shift(), jnp.max(self.rates)
+        return low, low, high, high
+
+    def density(self) -> tuple[jax.Array, jax.Array]:
+        spread = self._factors()[1] > 0
+        counts = jnp.append(spread.astype(self.rates.dtype), self.dim - jnp.sum(spread).astype(self.rates.dtype))
+        return self.rates, self.components * counts
+
+    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        basis = self._factors()[0]
+        modes = basis.conj().T @ block
+        rest = block - basis @ modes
+        weights = jnp.concatenate([jnp.abs(modes) ** 2, jnp.sum(jnp.abs(rest) ** 2, 0, keepdims=True)])
+        return self.rates[:, None], weights
+
+    def _split(self, function):
+        """Values of the function on the range relative to its value at the shift, and that value."""
+        values = function(self.rates)
+        return values[..., :-1] - values[..., -1:], values[..., -1]
+
+    def _shift(self) -> jax.Array:
+        return jnp.asarray(self.shift, jnp.finfo(self.dtype).dtype)
+
+    def _factors(self) -> tuple[jax.Array, jax.Array]:
+        if self.basis is None or self.gains is None:
+            raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
+        return self.basis, self.gains

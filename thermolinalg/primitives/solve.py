@@ -1,0 +1,158 @@
+"""Linear systems, from the time average of a relaxing process."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import linear_call
+from jax.typing import ArrayLike
+
+from thermolinalg import plan as planning
+from thermolinalg.device import Device, Program, as_program, as_start
+from thermolinalg.operators import as_block, is_concrete
+from thermolinalg.plan import Plan, check_plan
+from thermolinalg.simulators import State
+from thermolinalg.solution import Solution, Status
+
+
+def solve(
+    A: Any,
+    b: ArrayLike,
+    *,
+    key: jax.Array,
+    rtol: ArrayLike | None = None,
+    confidence: ArrayLike = 0.95,
+    plan: Plan | None = None,
+    device: Device | None = None,
+    x0: ArrayLike | State | None = None,
+) -> Solution:
+    r"""Estimate the solution of :math:`Ax = b` by the time average of a relaxing process.
+
+    The device runs
+
+    .. math:: dx = -(Ax - b)\,dt + \sqrt{2/\beta}\,dW,
+
+    whose stationary mean is :math:`A^{-1}b`, for a burn-in, and averages the state over a duration.
+
+    Parameters
+    ----------
+    A : array (d, d), operator, SciPy sparse matrix, lineax operator or Program
+        Symmetric, or complex Hermitian, positive definite. A program (``device.program(A)``) is factored once for many
+        calls.
+    b : array, shape (d,) or (d, k)
+        Right-hand sides. Each column is a run of its own, with independent noise.
+    key : PRNG key
+        Two calls with one key return the same estimate.
+    rtol : float, in (0, 1), default 1e-2
+        Relative error in the 2-norm to plan for. Not together with `plan`.
+    confidence : float, in (0, 1)
+        Fraction of runs that keep to `rtol`.
+    plan : Plan, optional
+        Times of the run, from ``thermolinalg.plan.solve`` or by hand.
+    device : Device, optional
+        The ideal overdamped device at beta = 1 by default. Not together with a program.
+    x0 : array or State, optional
+        Where the run starts. ``stats["state"]`` of an earlier solution continues that run.
+
+    Returns
+    -------
+    Solution
+        ``value`` and ``stderr`` in the shape of `b`; ``status``; ``stats`` with ``plan``, ``state`` (the end state),
+        ``noise`` (variance of the residual of a long average, for :func:`thermolinalg.certify`), ``time_constants`` of the
+        device, and ``spectrum`` where it is known.
+
+    Raises
+    ------
+    ValueError
+        If `A` is not square, finite, symmetric and positive definite to working precision, `b` or `x0` does not match it
+        or is not finite, or a tolerance or plan is out of range. Under ``jit`` values cannot be looked at: the same faults
+        set ``status``.
+
+    Notes
+    -----
+    The value is Gaussian with a law known in closed form, from which it is drawn: at the cost of one ``eigh`` for a
+    dense operator, once, and of two matrix-vector products for each further right-hand side. The time needed grows as
+    :math:`\kappa^2 d/(\beta\|b\|^2\epsilon^2)` at worst, and noise never helps: the noiseless flow
+    :math:`\dot x = b - Ax` has no error but the transient, and a digital Cholesky or conjugate-gradient solve is exact to
+    rounding at the same cost as this simulation.
+
+    ``stderr`` is the root mean square error over keys, transient included. It is one number for all entries where only
+    traces are known (matrix-free operators). A right-hand side of zero is answered by zero without a run when planned.
+
+    Derivatives with respect to `A` and `b` are those of the implicit function, :math:`dx = f(A)(db - dA\,x)`, with
+    :math:`f(A) \to A^{-1}` the mean response of the device in the same time; they carry no noise of their own. The
+    standard error is treated as constant.
+
+    References
+    ----------
+    Aifer et al., *Thermodynamic linear algebra*, arXiv:2308.05660.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> A, b = jnp.array([[3.0, 2.0], [2.0, 4.0]]), jnp.array([1.0, 2.0])
+    >>> x = solve(A, b, key=jax.random.key(0), rtol=0.05)
+    >>> exact = jnp.array([0.0, 0.5])
+    >>> bool(jnp.all(jnp.abs(x.value - exact) < 4 * x.stderr))
+    True
+    """
+    if plan is not None and rtol is not None:
+        raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    program = as_program(A, device)
+    force = as_block(b, program.operator, "b")
+    start = as_start(x0, program.operator, force)
+    if plan is None:
+        if start is not None:
+            live = jnp.any(force != 0, axis=0, keepdims=True)
+            start = jax.tree.map(lambda x: jnp.where(live, x, 0), start)
+        plan = planning.solve(program, force, rtol=1e-2 if rtol is None else rtol, confidence=confidence, x0=start)
+    solution = _solve(program, force, key, check_plan(plan), start)
+    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
+        raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
+    blocks = solution.value, solution.stderr, solution.stats["state"]
+    value, stderr, state = jax.tree.map(lambda block: block.reshape(jnp.shape(b)), blocks)
+    return Solution(value, stderr, solution.status, solution.stats | {"state": state})
+
+
+@jax.jit
+def _solve(program: Program, force: jax.Array, key: jax.Array, plan: Plan, start: State | None) -> Solution:
+    fixed, push, begin = jax.lax.stop_gradient((program, force, start))
+    schedule = jax.lax.stop_gradient(plan.schedule)
+    reading = fixed.run(push, key, schedule, begin)
+    residual = force - program.operator.matmat(reading.average)
+    respond = jax.tree_util.Partial(_respond, fixed, schedule)
+    value = _implicit(respond, reading.average, residual)
+    finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
+    flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    flags |= jnp.where(reading.converged, 0, int(Status.NOT_CONVERGED)).astype(jnp.int32)
+    duration = jnp.asarray(schedule.duration)
+    stats = {
+        "plan": plan,
+        "state": reading.state,
+        "noise": fixed.machine.dynamics.noise(fixed.machine.beta) / jnp.where(duration > 0, duration, jnp.inf),
+        "time_constants": plan.time_constants,
+        "spectrum": fixed.spectrum,
+    }
+    return Solution(value, reading.stderr, flags, stats)
+
+
+def _respond(program, schedule, force):
+    return program.respond(force, schedule)
+
+
+@jax.custom_jvp
+def _implicit(respond, value, residual):
+    """Return `value`, which moves by ``respond(residual)`` when the residual does."""
+    return value
+
+
+@_implicit.defjvp
+def _implicit_jvp(primals, tangents):
+    respond, value, _ = primals
+    moved = linear_call(_call, _call, respond, tangents[2])
+    return value, moved
+
+
+def _call(respond, block):
+    return respond(block)

@@ -1,0 +1,224 @@
+r"""How a reading of the device is obtained on a digital computer.
+
+:class:`Law` draws it from its exact law and costs the same however long the run; :class:`Trajectory` walks there in exact
+steps. Both are given the force b and never the answer.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from thermolinalg.dynamics import Dynamics
+from thermolinalg.operators import Dense, Modal, Operator
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """State of the device: positions, and momenta when it has inertia; shape (d,) or (d, k)."""
+
+    position: jax.Array
+    momentum: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Schedule:
+    """Burn-in, duration and number of samples (None: a continuous average) of one run."""
+
+    burn_in: ArrayLike
+    duration: ArrayLike
+    samples: ArrayLike | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reading:
+    """What one run shows: the time average, its root mean square error, the end state, and whether it is converged."""
+
+    average: jax.Array
+    stderr: jax.Array
+    state: State | None
+    converged: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Machine:
+    """What a simulator needs to know of a programmed device."""
+
+    operator: Operator
+    dynamics: Dynamics
+    beta: ArrayLike
+
+    def law(self, rates, schedule: Schedule):
+        """Law of one run, for modes with these eigenvalues."""
+        return self.dynamics.law(rates, self.beta, schedule.burn_in, schedule.duration, schedule.samples)
+
+    def stderr(self, pull, schedule: Schedule, momentum=None):
+        """Root mean square error of the average, entry by entry: thermal variance and what is left of the start."""
+        noise = jnp.sqrt(self.operator.components * self.operator.diagonal(lambda r: self.law(r, schedule).covariance[0, 0]))
+        left = self.operator.magnitude(lambda r: self.law(r, schedule).start[0, 0] / r, pull)
+        if momentum is not None:
+            left = left + self.operator.magnitude(lambda r: self.law(r, schedule).start[0, 1], momentum)
+        return jnp.hypot(jnp.broadcast_to(noise[:, None], left.shape), left)
+
+    def pull(self, force, start: State | None):
+        """Force felt at the start, and the momentum there if it is not zero."""
+        if start is None:
+            return force, None
+        return force - self.operator.matmat(start.position), start.momentum
+
+
+class Simulator(Protocol):
+    """From a programmed device, a force (d, k) and a schedule to a reading."""
+
+    def prepare(self, operator: Operator) -> Operator:
+        """Compute once what every run on this operator needs."""
+
+    def run(
+        self, machine: Machine, force: jax.Array, key: jax.Array, schedule: Schedule, start: State | None
+    ) -> Reading:
+        """Run once and read."""
+
+    def respond(self, machine: Machine, force: jax.Array, schedule: Schedule) -> jax.Array:
+        """Mean of the reading for a start at rest: linear in the force, and free of noise."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Law:
+    r"""Draw the reading from its exact law.
+
+    The average is :math:`f(A)b + v(A)^{1/2}\xi`, with functions of the operator known in closed form. One ``eigh`` of a
+    dense operator serves any number of draws; the cost does not depend on burn-in, duration or number of samples.
+
+    Parameters
+    ----------
+    long_time : bool
+        Draw :math:`A^{-1}(b + \sqrt{\mathtt{noise}/\tau}\,\xi)` instead, the law for :math:`\lambda_\min\tau \gg 1` after
+        burn-in, by one Cholesky solve (or conjugate gradients) and no ``eigh``. The plan says when that law is within 1 %
+        (``plan.long_time``). The run has no end state, and the standard error is itself estimated, from eight more
+        right-hand sides.
+    """
+
+    long_time: bool = field(default=False, metadata={"static": True})
+
+    def prepare(self, operator: Operator) -> Operator:
+        if self.long_time and isinstance(operator, Dense):
+            return operator.triangulate()
+        return operator if self.long_time else operator.factor()
+
+    def run(self, machine, force, key, schedule, start):
+        return (self._long if self.long_time else self._exact)(machine, force, key, schedule, start)
+
+    def respond(self, machine, force, schedule):
+        if self.long_time:
+            return machine.operator.solve(force)
+        return machine.operator.apply(lambda rates: machine.law(rates, schedule).force[0], force)
+
+    def _exact(self, machine, force, key, schedule, start):
+        pull, momentum = machine.pull(force, start)
+        moving = [] if momentum is None else [momentum]
+        noise = white_noise(key, (1 + machine.dynamics.components, *force.shape), force.dtype)
+
+        def coefficients(rates):
+            law = machine.law(rates, schedule)
+            return jnp.concatenate([law.force[:, None], law.start[:, 1 : 1 + len(moving)], law.scale()], 1)
+
+        vectors = jnp.concatenate([jnp.stack([pull, *moving]), noise])
+        outputs, converged = machine.operator.combine(coefficients, vectors)
+        average, position, *rest = outputs
+        if start is not None:
+            average, position = average + start.position, position + start.position
+        state = State(position, rest[0] if rest else None)
+        return Reading(average, machine.stderr(pull, schedule, momentum), state, converged)
+
+    def _long(self, machine, force, key, schedule, start):
+        k, probes = force.shape[1], 8
+        variance = jnp.asarray(machine.dynamics.noise(machine.beta) / schedule.duration)
+        noise = white_noise(key, (force.shape[0], k + probes), force.dtype) * jnp.sqrt(variance).astype(force.dtype)
+        answers = machine.operator.solve(jnp.concatenate([force, jnp.zeros_like(noise[:, k:])], 1) + noise)
+        # The mean of 1/chi^2_n is 1/(n - 2), so this divisor gives (value - truth)/stderr unit mean square.
+        degrees = probes * machine.operator.components
+        spread = jnp.sqrt(jnp.sum(jnp.abs(answers[:, k:]) ** 2, 1, keepdims=True) * machine.operator.components / (degrees - 2))
+        average = answers[:, :k]
+        return Reading(average, jnp.broadcast_to(spread, average.shape), None, jnp.array(True))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    r"""Walk along the trajectory in exact steps, and average what is seen on the way.
+
+    A sampled run makes one step for each sample. A continuous one makes `steps` steps, each of which draws the time
+    average over the step and the state at its end from their joint law, so that the result does not depend on `steps`.
+
+    Parameters
+    ----------
+    steps : int, >= 1
+        Number of steps of a continuous run.
+
+    Notes
+    -----
+    A second route to the law that :class:`Law` draws from, at the cost of the number of steps. It needs all eigenvectors:
+    dense, diagonal and Kronecker operators only.
+    """
+
+    steps: int = field(default=1000, metadata={"static": True})
+
+    def prepare(self, operator: Operator) -> Operator:
+        if not isinstance(operator, Modal):
+            raise ValueError(
+                f"Trajectory needs all eigenvectors, which a {type(operator).__name__} operator does not have; use Law()"
+            )
+        return operator.factor()
+
+    def run(self, machine, force, key, schedule, start):
+        operator: Modal = machine.operator
+        pull, momentum = machine.pull(force, start)
+        rates, push = operator.rates, operator.to_modes(pull)
+        state = jnp.zeros((machine.dynamics.components, *push.shape), push.dtype)
+        if momentum is not None:
+            state = state.at[1].set(operator.to_modes(momentum))
+        sampled = schedule.samples is not None
+        steps = jnp.asarray(schedule.samples if sampled else self.steps)
+        settle = machine.law(rates, Schedule(schedule.burn_in, 0.0))
+        move = machine.law(rates, Schedule(0.0, jnp.asarray(schedule.duration) / steps))
+
+        def advance(law, state, key):
+            noise = white_noise(key, (1 + state.shape[0], *push.shape), push.dtype)
+            return _affine(law.force[:, None], push[None]) + _affine(law.start, state) + _affine(law.scale(), noise)
+
+        def step(j, carry):
+            total, state = carry
+            seen = advance(move, state, jax.random.fold_in(key, j))
+            return total + (state[0] if sampled else seen[0]), seen[1:]
+
+        key, first = jax.random.split(key)
+        state = advance(settle, state, first)[1:]
+        total, state = jax.lax.fori_loop(0, steps, step, (jnp.zeros_like(push), state))
+        average, position, *rest = (operator.from_modes(x) for x in (total / steps.astype(rates.dtype), *state))
+        if start is not None:
+            average, position = average + start.position, position + start.position
+        state = State(position, rest[0] if rest else None)
+        return Reading(average, machine.stderr(pull, schedule, momentum), state, jnp.array(True))
+
+    def respond(self, machine, force, schedule):
+        return Law().respond(machine, force, schedule)
+
+
+def _affine(coefficients, block):
+    """Contract coefficients (p, q, n) with modes (q, n, k)."""
+    return (coefficients[..., None].astype(block.dtype) * block[None]).sum(1)
+
+
+def white_noise(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """Standard normal numbers; real and imaginary parts each, so that every degree of freedom has the same temperature."""
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return jax.random.normal(key, shape, dtype)
+    real, imaginary = jax.random.normal(key, (2, *shape), jnp.finfo(dtype).dtype)
+    return jax.lax.complex(real, imaginary)
