@@ -70,10 +70,10 @@ def certify(A: Any, b: ArrayLike, x: Solution | ArrayLike, *, noise: ArrayLike |
 
     Notes
     -----
-    A large statistic says that the residual is more than noise explains: the run was not burnt in, the couplings of the
-    device differ from `A`, or noise is so small that the transient left by a planned run stands out. It does not say that
-    the error is large. A short average has a smaller statistic than the law, never a larger one. Samples further apart
-    than half a time constant inflate it.
+    A large statistic says that the residual is more than noise explains: the run was not burnt in, the couplings of
+    the device differ from `A`, or noise is so small that the transient left by a planned run stands out. It does not
+    say that the error is large. A short average has a smaller statistic than the law, never a larger one. Samples
+    further apart than half a time constant inflate it.
 
     Examples
     --------

@@ -4,8 +4,8 @@ The time average is Gaussian, so the squared error of a solve is a weighted nonc
 
 .. math:: \|\bar x - x^*\|^2 = \sum_i w_i (z_i + \delta_i)^2, \qquad z_i \sim \mathcal N(0, 1),
 
-with :math:`w_i` the variance and :math:`\sqrt{w_i}\,\delta_i` the bias of mode i. Its cumulants are sums over the spectrum, and
-its tail follows from the first four of them.
+with :math:`w_i` the variance and :math:`\sqrt{w_i}\,\delta_i` the bias of mode i. Its cumulants are sums over the
+spectrum, and its tail follows from the first four of them.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaincc, gammaln
 from jax.scipy.stats import norm
-from jax.typing import ArrayLike
 
+from thermolinalg.laws import Scalar
 from thermolinalg.simulators import Machine, Schedule
 
 
@@ -95,8 +95,8 @@ class SquaredError:
 
         References
         ----------
-        Liu, Tang and Zhang, *A new chi-square approximation to the distribution of non-negative definite quadratic forms
-        in non-central normal variables*, Computational Statistics & Data Analysis 53 (2009).
+        Liu, Tang and Zhang, *A new chi-square approximation to the distribution of non-negative definite quadratic
+        forms in non-central normal variables*, Computational Statistics & Data Analysis 53 (2009).
         """
         return jnp.where(self._certain(), self._surely(), chi_square_tail(*self._match()))
 
@@ -104,8 +104,9 @@ class SquaredError:
         """As :meth:`exceedance`, within a few thousandths and without special functions; good enough to search with."""
         return jnp.where(self._certain(), self._surely(), sankaran_tail(*self._match()))
 
-    def bound(self, confidence: ArrayLike) -> jax.Array:
-        r"""Upper bound on the quantile of Q: :math:`c_1 + 2\sqrt{Lc_2} + 2 w_\max L`, :math:`L = -\ln(1 - \mathtt{confidence})`.
+    def bound(self, confidence: Scalar) -> jax.Array:
+        r"""Upper bound on the quantile of Q: :math:`c_1 + 2\sqrt{Lc_2} + 2 w_\max L`, :math:`L = -\ln(1 -
+        \mathtt{confidence})`.
 
         References
         ----------
@@ -134,7 +135,7 @@ class SquaredError:
         return jnp.maximum(u, 0.0), degrees, noncentrality
 
 
-def squared_error(machine: Machine, problem: Problem, schedule: Schedule, rtol: ArrayLike) -> SquaredError:
+def squared_error(machine: Machine, problem: Problem, schedule: Schedule, rtol: Scalar) -> SquaredError:
     r"""Law of the squared error of a solve, in units of ``(rtol * length of the answer)**2``, in the 2-norm.
 
     Examples

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from jax.typing import ArrayLike
-
 from thermolinalg.device import Device
 from thermolinalg.plan import Plan
 

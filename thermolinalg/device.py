@@ -16,7 +16,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from thermolinalg.dynamics import Dynamics, Overdamped
-from thermolinalg.operators import Dense, Operator, as_block, as_operator, is_concrete
+from thermolinalg.laws import Scalar
+from thermolinalg.operators import Dense, Operator, as_block, as_inexact, as_operator, is_concrete
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, Simulator, State
 from thermolinalg.solution import Status
 from thermolinalg.spectrum import Spectrum
@@ -58,7 +59,8 @@ class Device:
     simulator : Law or Trajectory
         How its readings are obtained here.
     time_constant : float, > 0
-        Seconds in one time constant of the device, the time in which its fastest mode relaxes (1 us for 1 kOhm and 1 nF).
+        Seconds in one time constant of the device, the time in which its fastest mode relaxes (1 us for 1 kOhm and 1
+        nF).
     link : Link
         How numbers get in and out.
 
@@ -71,7 +73,7 @@ class Device:
     [1.0, 0.5]
     """
 
-    beta: ArrayLike = 1.0
+    beta: Scalar = 1.0
     dynamics: Dynamics = field(default_factory=Overdamped)
     simulator: Simulator = field(default_factory=Law)
     time_constant: float = 1e-6
@@ -95,10 +97,7 @@ class Device:
         if is_concrete(self.beta) and not np.all(np.asarray(self.beta) > 0):
             raise ValueError(f"beta must be positive, got {self.beta}")
         status, spectrum = _judge(operator)
-        if spectrum is not None:
-            dynamics = self.dynamics.resolve(spectrum)
-        else:
-            dynamics = self.dynamics
+        dynamics = self.dynamics if spectrum is None else self.dynamics.resolve(spectrum)
         if is_concrete(status):
             _refuse(operator, spectrum, status)
         return Program(Machine(operator, dynamics, self.beta), self, status, spectrum)
@@ -153,17 +152,17 @@ def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array)
     """Return the start of a run as a state of blocks like the force (d, k)."""
     if x0 is None:
         return None
-    given = x0 if isinstance(x0, State) else State(x0)
-    position, momentum = (
-        None if x is None else jnp.broadcast_to(as_block(x, operator, "x0"), force.shape)
-        for x in (given.position, given.momentum)
-    )
-    return State(position, momentum)
+    given = x0 if isinstance(x0, State) else State(as_inexact(x0, "x0"))
+
+    def block(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(as_block(x, operator, "x0"), force.shape)
+
+    return State(block(given.position), None if given.momentum is None else block(given.momentum))
 
 
 def _judge(operator: Operator) -> tuple[jax.Array, Spectrum | None]:
     """Flags that concern the operator, and its spectrum where that is known."""
-    if isinstance(operator, Dense) and operator.eigenvalues is None:
+    if isinstance(operator, Dense) and operator.eigenvalues is None and operator.triangle is not None:
         definite = jnp.all(jnp.isfinite(jnp.diagonal(operator.triangle)))
         return jnp.where(definite, 0, int(Status.NOT_POSITIVE_DEFINITE)).astype(jnp.int32), None
     lower, low, high, upper = operator.factor().extremes()

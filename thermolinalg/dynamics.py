@@ -5,9 +5,9 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from thermolinalg import laws
+from thermolinalg.laws import Scalar
 from thermolinalg.spectrum import Spectrum
 
 
@@ -22,11 +22,11 @@ class Dynamics(Protocol):
         """Fix what depends on the spectrum."""
 
     def law(
-        self, rates: jax.Array, beta: ArrayLike, burn_in: ArrayLike, duration: ArrayLike, samples: ArrayLike | None
+        self, rates: jax.Array, beta: Scalar, burn_in: Scalar, duration: Scalar, samples: Scalar | None
     ) -> laws.RunLaw:
         """Law of average and end state, for modes with these eigenvalues."""
 
-    def noise(self, beta: ArrayLike) -> ArrayLike:
+    def noise(self, beta: Scalar) -> Scalar:
         """Spectral density of the thermal force: long averages have the residual variance noise / duration."""
 
     def relaxation(self, rates: jax.Array) -> jax.Array:
@@ -48,16 +48,18 @@ class Overdamped:
     def resolve(self, spectrum: Spectrum) -> "Overdamped":
         return self
 
-    def law(self, rates, beta, burn_in, duration, samples):
+    def law(
+        self, rates: jax.Array, beta: Scalar, burn_in: Scalar, duration: Scalar, samples: Scalar | None
+    ) -> laws.RunLaw:
         return laws.overdamped(rates, beta, burn_in, duration, samples)
 
-    def noise(self, beta):
+    def noise(self, beta: Scalar) -> Scalar:
         return 2 / beta
 
-    def relaxation(self, rates):
+    def relaxation(self, rates: jax.Array) -> jax.Array:
         return rates
 
-    def clock(self, maximum):
+    def clock(self, maximum: jax.Array) -> jax.Array:
         return maximum
 
 
@@ -80,8 +82,8 @@ class Underdamped:
     multiple of :math:`\kappa` to one of :math:`\sqrt\kappa`.
     """
 
-    mass: ArrayLike = 1.0
-    friction: ArrayLike | None = None
+    mass: Scalar = 1.0
+    friction: Scalar | None = None
 
     @property
     def components(self) -> int:
@@ -90,23 +92,26 @@ class Underdamped:
     def resolve(self, spectrum: Spectrum) -> "Underdamped":
         if self.friction is not None:
             return self
-        return replace(self, friction=2 * jnp.sqrt(jnp.asarray(self.mass).astype(spectrum.minimum.dtype) * spectrum.minimum))
+        low = spectrum.minimum
+        return replace(self, friction=2 * jnp.sqrt(jnp.asarray(self.mass).astype(low.dtype) * low))
 
-    def law(self, rates, beta, burn_in, duration, samples):
+    def law(
+        self, rates: jax.Array, beta: Scalar, burn_in: Scalar, duration: Scalar, samples: Scalar | None
+    ) -> laws.RunLaw:
         return laws.underdamped(rates, beta, burn_in, duration, samples, mass=self.mass, friction=self._gamma())
 
-    def noise(self, beta):
+    def noise(self, beta: Scalar) -> Scalar:
         return 2 * self._gamma() / beta
 
-    def relaxation(self, rates):
+    def relaxation(self, rates: jax.Array) -> jax.Array:
         half = jnp.asarray(self._gamma() / (2 * self.mass)).astype(rates.dtype)
         square = rates / jnp.asarray(self.mass).astype(rates.dtype)
         return jnp.where(square < half**2, square / (half + jnp.sqrt(jnp.maximum(half**2 - square, 0.0))), half)
 
-    def clock(self, maximum):
+    def clock(self, maximum: jax.Array) -> jax.Array:
         return jnp.sqrt(maximum / jnp.asarray(self.mass).astype(maximum.dtype))
 
-    def _gamma(self):
+    def _gamma(self) -> Scalar:
         if self.friction is None:
             raise ValueError("friction is not set; device.program(A) chooses it from the spectrum, or give a number")
         return self.friction

@@ -1,18 +1,20 @@
 r"""Laws of what a device reads, mode by mode.
 
-In the eigenbasis of a symmetric `A` the process falls apart into independent modes. A run lets each of them relax from a
-given state for the burn-in, averages its position over the duration, and leaves it in an end state. Average and end
-state are jointly Gaussian, and this module gives that joint law in closed form, for overdamped and underdamped dynamics,
-for a continuous average and for a mean over samples.
+In the eigenbasis of a symmetric `A` the process falls apart into independent modes. A run lets each of them relax
+from a given state for the burn-in, averages its position over the duration, and leaves it in an end state. Average
+and end state are jointly Gaussian, and this module gives that joint law in closed form, for overdamped and
+underdamped dynamics, for a continuous average and for a mean over samples.
 """
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from thermolinalg.relaxation import chi_over_z, phi1, psi, sampled_phi1, sampled_psi, sampling_remainder
+from thermolinalg.relaxation import chi_over_z, phi1, psi, sampled_phi1, sampling_remainder
+
+Scalar = float | jax.Array
+"""A real parameter: a number, or an array of no dimensions that may be traced."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,31 +49,27 @@ class RunLaw:
         return RunLaw(self.force, self.start, self.covariance + spread)
 
     def scale(self) -> jax.Array:
-        """Lower triangular factor of the covariance, shape (1 + s, 1 + s, \\*modes); a mode without noise gives zeros."""
+        """Lower triangular factor of the covariance, of the same shape; a mode without noise gives zeros."""
         size = self.covariance.shape[0]
         rows: list[list[jax.Array]] = []
         zero = jnp.zeros_like(self.covariance[0, 0])
         for i in range(size):
             row = [zero] * size
             for j in range(i + 1):
-                rest = self.covariance[i, j] - sum((row[k] * rows[j][k] for k in range(j)), zero) if i > j else (
-                    self.covariance[i, i] - sum((row[k] ** 2 for k in range(i)), zero)
-                )
-                if i == j:
-                    row[i] = jnp.sqrt(jnp.maximum(rest, 0.0))
-                else:
-                    pivot = rows[j][j]
-                    row[j] = jnp.where(pivot > 0, rest / jnp.where(pivot > 0, pivot, 1.0), 0.0)
+                above = row if i == j else rows[j]
+                rest = self.covariance[i, j] - sum((row[k] * above[k] for k in range(j)), zero)
+                pivot = jnp.sqrt(jnp.maximum(rest, 0.0)) if i == j else above[j]
+                row[j] = pivot if i == j else jnp.where(pivot > 0, rest / jnp.where(pivot > 0, pivot, 1.0), 0.0)
             rows.append(row)
         return jnp.stack([jnp.stack(row) for row in rows])
 
 
 def overdamped(
     rates: jax.Array,
-    beta: ArrayLike,
-    burn_in: ArrayLike,
-    duration: ArrayLike,
-    samples: ArrayLike | None = None,
+    beta: Scalar,
+    burn_in: Scalar,
+    duration: Scalar,
+    samples: Scalar | None = None,
 ) -> RunLaw:
     r"""Law of a run of :math:`dy = -(\lambda y - c)\,dt + \sqrt{2/\beta}\,dW`.
 
@@ -147,13 +145,13 @@ def overdamped(
 
 def underdamped(
     rates: jax.Array,
-    beta: ArrayLike,
-    burn_in: ArrayLike,
-    duration: ArrayLike,
-    samples: ArrayLike | None = None,
+    beta: Scalar,
+    burn_in: Scalar,
+    duration: Scalar,
+    samples: Scalar | None = None,
     *,
-    mass: ArrayLike,
-    friction: ArrayLike,
+    mass: Scalar,
+    friction: Scalar,
 ) -> RunLaw:
     r"""Law of a run of :math:`dy = p/m\,dt,\ dp = -(\lambda y - c + \gamma p/m)\,dt + \sqrt{2\gamma/\beta}\,dW`.
 
@@ -224,20 +222,22 @@ def _compose(second: _Step, first: _Step) -> _Step:
     )
 
 
-def _sample(rates, weight) -> _Step:
+def _sample(rates: jax.Array, weight: Scalar) -> _Step:
     """The map that adds ``weight`` times the position to the average."""
-    change = jnp.zeros((3, 3) + rates.shape, rates.dtype).at[0, 1].set(weight)
+    change = jnp.zeros((3, 3, *rates.shape), rates.dtype).at[0, 1].set(weight)
     return _Step(change, jnp.zeros_like(change[0]), jnp.zeros_like(change))
 
 
-def _relax(rates, temperature, time, mass, friction, *, average: bool) -> _Step:
+def _relax(
+    rates: jax.Array, temperature: jax.Array, time: jax.Array, mass: jax.Array, friction: jax.Array, *, average: bool
+) -> _Step:
     """The map of a relaxation over `time`; the average gains the mean position over it if `average`."""
     speed = (jnp.sqrt(rates / mass) + friction / mass) * time
     halvings = jnp.maximum(jnp.ceil(jnp.log2(jnp.maximum(jnp.max(speed), 1e-30) * 4)), 0).astype(jnp.int32)
     h = jnp.exp2(-halvings.astype(rates.dtype))
     entries = {(0, 1): h if average else 0.0, (1, 2): h * time / mass, (2, 1): -h * time * rates}
     entries[2, 2] = -h * time * friction / mass
-    generator = jnp.zeros((3, 3) + rates.shape, rates.dtype)
+    generator = jnp.zeros((3, 3, *rates.shape), rates.dtype)
     for where, value in entries.items():
         generator = generator.at[where].set(value)
     identity = jnp.broadcast_to(jnp.eye(3, dtype=rates.dtype).reshape((3, 3) + (1,) * rates.ndim), generator.shape)
@@ -258,7 +258,7 @@ def _relax(rates, temperature, time, mass, friction, *, average: bool) -> _Step:
     return jax.lax.fori_loop(0, halvings, lambda _, step: _compose(step, step), step)
 
 
-def _power(step: _Step, n) -> _Step:
+def _power(step: _Step, n: jax.Array) -> _Step:
     """Compose `step` with itself, `n` times in all."""
 
     def body(carry):

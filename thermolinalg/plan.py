@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from thermolinalg.convergence import Problem, squared_error
 from thermolinalg.device import Device, Program, as_program, as_start
+from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.simulators import Machine, Schedule, State
 from thermolinalg.spectrum import Spectrum
@@ -37,26 +38,26 @@ class Plan:
         Largest relative deviation of the long-time law from the exact one: variance of a mode, or bias left out.
     """
 
-    burn_in: ArrayLike
-    duration: ArrayLike
-    samples: ArrayLike | None = None
-    rtol: ArrayLike | None = None
-    confidence: ArrayLike | None = None
-    clock: ArrayLike = 1.0
-    long_time_error: ArrayLike | None = None
+    burn_in: Scalar
+    duration: Scalar
+    samples: Scalar | None = None
+    rtol: Scalar | None = None
+    confidence: Scalar | None = None
+    clock: Scalar = 1.0
+    long_time_error: Scalar | None = None
 
     @property
-    def total(self) -> ArrayLike:
+    def total(self) -> Scalar:
         """Burn-in plus duration."""
         return self.burn_in + self.duration
 
     @property
-    def time_constants(self) -> ArrayLike:
+    def time_constants(self) -> Scalar:
         """Total time in time constants of the device."""
         return self.clock * self.total
 
     @property
-    def long_time(self) -> ArrayLike:
+    def long_time(self) -> jax.Array | bool:
         """Whether ``Law(long_time=True)`` is within 1 % of the exact law; False if the plan was not derived."""
         return False if self.long_time_error is None else self.long_time_error <= 0.01
 
@@ -89,14 +90,14 @@ def solve(
     A: Any,
     b: ArrayLike,
     *,
-    rtol: ArrayLike = 1e-2,
-    confidence: ArrayLike = 0.95,
+    rtol: Scalar = 1e-2,
+    confidence: Scalar = 0.95,
     device: Device | None = None,
     guaranteed: bool = False,
     x0: ArrayLike | State | None = None,
 ) -> Plan:
-    r"""Plan a linear solve: the least :math:`t_0 + \tau` with :math:`P(\|\bar x - x^*\| \le \mathtt{rtol}\,\|x^*\|) \ge`
-    `confidence`.
+    r"""Plan a linear solve: the least :math:`t_0 + \tau` with :math:`P(\|\bar x - x^*\| \le \mathtt{rtol}\,\|x^*\|)
+    \ge` `confidence`.
 
     Parameters
     ----------
@@ -111,8 +112,8 @@ def solve(
     device : Device, optional
         The ideal overdamped device at beta = 1 by default.
     guaranteed : bool
-        Use a rigorous upper bound on the tail of the error (Laurent-Massart) in place of the four-moment match; up to 1.6
-        times longer.
+        Use a rigorous upper bound on the tail of the error (Laurent-Massart) in place of the four-moment match; up to
+        1.6 times longer.
     x0 : array or State, optional
         Where the run starts; at rest in the origin by default.
 
@@ -128,11 +129,11 @@ def solve(
 
     Notes
     -----
-    The law of the error is exact for operators that are diagonalised; the split of the time between burn-in and averaging
-    is searched. The cost of a search is some 1500 evaluations of the law of all modes. The duration is at least a
-    tenth of a time constant of the device: an average over less is a snapshot. For matrix-free operators the spectrum and
-    the right-hand side enter through Gauss quadratures of ``survey_steps`` nodes, which are optimistic when the smallest
-    eigenvalue is unresolved (``Spectrum.of(A).resolved``).
+    The law of the error is exact for operators that are diagonalised; the split of the time between burn-in and
+    averaging is searched. The cost of a search is some 1500 evaluations of the law of all modes. The duration is at
+    least a tenth of a time constant of the device: an average over less is a snapshot. For matrix-free operators the
+    spectrum and the right-hand side enter through Gauss quadratures of ``survey_steps`` nodes, which are optimistic
+    when the smallest eigenvalue is unresolved (``Spectrum.of(A).resolved``).
 
     Examples
     --------
@@ -151,7 +152,9 @@ def solve(
 
 
 @partial(jax.jit, static_argnums=5)
-def _plan(program: Program, force, start, rtol, confidence, guaranteed):
+def _plan(
+    program: Program, force: jax.Array, start: State | None, rtol: Scalar, confidence: Scalar, guaranteed: bool
+) -> Plan:
     machine = _factored(program.machine)
     problem = Problem.of(machine, force, machine.pull(force, start)[0])
     schedule, clock = _search(machine, problem, rtol, confidence, guaranteed)
@@ -166,11 +169,13 @@ def _factored(machine: Machine) -> Machine:
     return replace(machine, operator=operator, dynamics=machine.dynamics.resolve(Spectrum(low, high, lower, upper)))
 
 
-def _search(machine: Machine, problem: Problem, rtol, confidence, guaranteed):
+def _search(
+    machine: Machine, problem: Problem, rtol: Scalar, confidence: Scalar, guaranteed: bool
+) -> tuple[Schedule, jax.Array]:
     """Least total time over the split, found on a grid of splits that is refined twice."""
     dtype = problem.length.dtype
     rtol, confidence = (jnp.asarray(x).astype(dtype) for x in (rtol, confidence))
-    lower, low, high, upper = machine.operator.extremes()
+    _, low, high, _ = machine.operator.extremes()
     clock = machine.dynamics.clock(high)
 
     def schedule(total, logit):
@@ -217,11 +222,11 @@ def _search(machine: Machine, problem: Problem, rtol, confidence, guaranteed):
 
 
 def _long_time_error(machine: Machine, problem: Problem, schedule: Schedule) -> jax.Array:
-    duration = jnp.where(schedule.duration > 0, schedule.duration, 1.0)
+    duration = jnp.where(jnp.asarray(schedule.duration) > 0, schedule.duration, 1.0)
     noise = jnp.asarray(machine.dynamics.noise(machine.beta)).astype(duration.dtype)
     exact = machine.law(problem.nodes, schedule).covariance[0, 0]
     deviation = jnp.max(jnp.abs(noise / duration / problem.nodes / problem.nodes / exact - 1))
     error = squared_error(machine, problem, schedule, 1.0)
     scatter = squared_error(machine, replace(problem, pull=jnp.zeros_like(problem.pull)), schedule, 1.0)
     bias = error.cumulants[0] / jnp.where(scatter.cumulants[0] > 0, scatter.cumulants[0], 1.0) - 1
-    return jnp.where(schedule.duration > 0, jnp.maximum(deviation, jnp.max(bias)), jnp.inf)
+    return jnp.where(jnp.asarray(schedule.duration) > 0, jnp.maximum(deviation, jnp.max(bias)), jnp.inf)

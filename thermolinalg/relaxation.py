@@ -39,7 +39,7 @@ def phi1(z: ArrayLike) -> jax.Array:
 
 
 def psi(z: ArrayLike) -> jax.Array:
-    r"""Variance ratio of a stationary time average: :math:`\psi(z) = 2(z - 1 + e^{-z})/z^2`, with :math:`\psi(0) = 1`."""
+    r"""Variance ratio of a stationary average: :math:`\psi(z) = 2(z - 1 + e^{-z})/z^2`, with :math:`\psi(0) = 1`."""
     small, near, far = _split(jnp.asarray(z))
     return jnp.where(small, _series(near, _PSI), 2 / far * (1 + jnp.expm1(-far) / far))
 

@@ -1,7 +1,7 @@
 r"""How a reading of the device is obtained on a digital computer.
 
-:class:`Law` draws it from its exact law and costs the same however long the run; :class:`Trajectory` walks there in exact
-steps. Both are given the force b and never the answer.
+:class:`Law` draws it from its exact law and costs the same however long the run; :class:`Trajectory` walks there in
+exact steps. Both are given the force b and never the answer.
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from thermolinalg.dynamics import Dynamics
+from thermolinalg.laws import RunLaw, Scalar
 from thermolinalg.operators import Dense, Modal, Operator
 
 
@@ -29,9 +29,9 @@ class State:
 class Schedule:
     """Burn-in, duration and number of samples (None: a continuous average) of one run."""
 
-    burn_in: ArrayLike
-    duration: ArrayLike
-    samples: ArrayLike | None = None
+    burn_in: Scalar
+    duration: Scalar
+    samples: Scalar | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -52,21 +52,22 @@ class Machine:
 
     operator: Operator
     dynamics: Dynamics
-    beta: ArrayLike
+    beta: Scalar
 
-    def law(self, rates, schedule: Schedule):
+    def law(self, rates: jax.Array, schedule: Schedule) -> RunLaw:
         """Law of one run, for modes with these eigenvalues."""
         return self.dynamics.law(rates, self.beta, schedule.burn_in, schedule.duration, schedule.samples)
 
-    def stderr(self, pull, schedule: Schedule, momentum=None):
+    def stderr(self, pull: jax.Array, schedule: Schedule, momentum: jax.Array | None = None) -> jax.Array:
         """Root mean square error of the average, entry by entry: thermal variance and what is left of the start."""
-        noise = jnp.sqrt(self.operator.components * self.operator.diagonal(lambda r: self.law(r, schedule).covariance[0, 0]))
-        left = self.operator.magnitude(lambda r: self.law(r, schedule).start[0, 0] / r, pull)
+        variance = self.operator.diagonal(lambda rates: self.law(rates, schedule).covariance[0, 0])
+        noise = jnp.sqrt(self.operator.components * variance)
+        left = self.operator.magnitude(lambda rates: self.law(rates, schedule).start[0, 0] / rates, pull)
         if momentum is not None:
-            left = left + self.operator.magnitude(lambda r: self.law(r, schedule).start[0, 1], momentum)
+            left = left + self.operator.magnitude(lambda rates: self.law(rates, schedule).start[0, 1], momentum)
         return jnp.hypot(jnp.broadcast_to(noise[:, None], left.shape), left)
 
-    def pull(self, force, start: State | None):
+    def pull(self, force: jax.Array, start: State | None) -> tuple[jax.Array, jax.Array | None]:
         """Force felt at the start, and the momentum there if it is not zero."""
         if start is None:
             return force, None
@@ -99,10 +100,10 @@ class Law:
     Parameters
     ----------
     long_time : bool
-        Draw :math:`A^{-1}(b + \sqrt{\mathtt{noise}/\tau}\,\xi)` instead, the law for :math:`\lambda_\min\tau \gg 1` after
-        burn-in, by one Cholesky solve (or conjugate gradients) and no ``eigh``. The plan says when that law is within 1 %
-        (``plan.long_time``). The run has no end state, and the standard error is itself estimated, from eight more
-        right-hand sides.
+        Draw :math:`A^{-1}(b + \sqrt{\mathtt{noise}/\tau}\,\xi)` instead, the law for :math:`\lambda_\min\tau \gg 1`
+        after burn-in, by one Cholesky solve (or conjugate gradients) and no ``eigh``. The plan says when that law is
+        within 1 % (``plan.long_time``). The run has no end state, and the standard error is itself estimated, from
+        eight more right-hand sides.
     """
 
     long_time: bool = field(default=False, metadata={"static": True})
@@ -144,7 +145,8 @@ class Law:
         answers = machine.operator.solve(jnp.concatenate([force, jnp.zeros_like(noise[:, k:])], 1) + noise)
         # The mean of 1/chi^2_n is 1/(n - 2), so this divisor gives (value - truth)/stderr unit mean square.
         degrees = probes * machine.operator.components
-        spread = jnp.sqrt(jnp.sum(jnp.abs(answers[:, k:]) ** 2, 1, keepdims=True) * machine.operator.components / (degrees - 2))
+        square = jnp.sum(jnp.abs(answers[:, k:]) ** 2, 1, keepdims=True)
+        spread = jnp.sqrt(square * machine.operator.components / (degrees - 2))
         average = answers[:, :k]
         return Reading(average, jnp.broadcast_to(spread, average.shape), None, jnp.array(True))
 
@@ -164,8 +166,8 @@ class Trajectory:
 
     Notes
     -----
-    A second route to the law that :class:`Law` draws from, at the cost of the number of steps. It needs all eigenvectors:
-    dense, diagonal and Kronecker operators only.
+    A second route to the law that :class:`Law` draws from, at the cost of the number of steps. It needs all
+    eigenvectors: dense, diagonal and Kronecker operators only.
     """
 
     steps: int = field(default=1000, metadata={"static": True})
@@ -173,12 +175,14 @@ class Trajectory:
     def prepare(self, operator: Operator) -> Operator:
         if not isinstance(operator, Modal):
             raise ValueError(
-                f"Trajectory needs all eigenvectors, which a {type(operator).__name__} operator does not have; use Law()"
+                f"Trajectory needs all eigenvectors, which a {type(operator).__name__} operator does not have; "
+                "use Law()"
             )
         return operator.factor()
 
     def run(self, machine, force, key, schedule, start):
-        operator: Modal = machine.operator
+        operator = machine.operator
+        assert isinstance(operator, Modal)  # prepare() made sure
         pull, momentum = machine.pull(force, start)
         rates, push = operator.rates, operator.to_modes(pull)
         state = jnp.zeros((machine.dynamics.components, *push.shape), push.dtype)
@@ -204,20 +208,20 @@ class Trajectory:
         average, position, *rest = (operator.from_modes(x) for x in (total / steps.astype(rates.dtype), *state))
         if start is not None:
             average, position = average + start.position, position + start.position
-        state = State(position, rest[0] if rest else None)
-        return Reading(average, machine.stderr(pull, schedule, momentum), state, jnp.array(True))
+        end = State(position, rest[0] if rest else None)
+        return Reading(average, machine.stderr(pull, schedule, momentum), end, jnp.array(True))
 
     def respond(self, machine, force, schedule):
         return Law().respond(machine, force, schedule)
 
 
-def _affine(coefficients, block):
+def _affine(coefficients: jax.Array, block: jax.Array) -> jax.Array:
     """Contract coefficients (p, q, n) with modes (q, n, k)."""
     return (coefficients[..., None].astype(block.dtype) * block[None]).sum(1)
 
 
-def white_noise(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """Standard normal numbers; real and imaginary parts each, so that every degree of freedom has the same temperature."""
+def white_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Standard normal numbers; real and imaginary parts each, for every degree of freedom has the same temperature."""
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return jax.random.normal(key, shape, dtype)
     real, imaginary = jax.random.normal(key, (2, *shape), jnp.finfo(dtype).dtype)

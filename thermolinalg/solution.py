@@ -29,8 +29,8 @@ _ADVICE = {
     Status.NOT_POSITIVE_DEFINITE: "The operator is not positive definite to working precision, so the process has no "
     "stationary law; add a shift or use a wider dtype.",
     Status.NOT_FINITE: "The answer is not finite; check the operands for NaN, infinity and overflow.",
-    Status.UNRESOLVED: "The smallest eigenvalue is not resolved, so planned times may be too short and the standard error "
-    "too small; raise survey_steps of the operator, or give a plan.",
+    Status.UNRESOLVED: "The smallest eigenvalue is not resolved, so planned times may be too short and the standard "
+    "error too small; raise survey_steps of the operator, or give a plan.",
     Status.NOT_CONVERGED: "The Lanczos process stopped at max_steps before it converged; raise max_steps or rtol.",
     Status.LOW_PRECISION: "The condition number times the rounding error of the dtype exceeds 1e-3; use float64.",
 }

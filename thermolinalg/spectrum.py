@@ -23,9 +23,9 @@ class Spectrum:
 
     Notes
     -----
-    For a matrix-free operator the bounds hold with probability 0.99 over the start vector of the Lanczos process, and the
-    estimate of the minimum is always too large. When the lower bound is not positive the process was too short to see the
-    smallest eigenvalue at all: ``resolved`` is False and no time planned from ``minimum`` is safe.
+    For a matrix-free operator the bounds hold with probability 0.99 over the start vector of the Lanczos process, and
+    the estimate of the minimum is always too large. When the lower bound is not positive the process was too short to
+    see the smallest eigenvalue at all: ``resolved`` is False and no time planned from ``minimum`` is safe.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 r"""What every symmetric operator can do.
 
-The law of what a device reads is a function of the operator applied to a vector: answer = f(A) b + v(A)^(1/2) noise. One
-method, :meth:`Operator.combine`, carries all of it; how it is done (one ``eigh``, two small ones, or a Lanczos process) is
-the business of the five implementations.
+The law of what a device reads is a function of the operator applied to a vector: answer = f(A) b + v(A)^(1/2) noise.
+One method, :meth:`Operator.combine`, carries all of it; how it is done (one ``eigh``, two small ones, or a Lanczos
+process) is the business of the five implementations.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 
 Function = Callable[[jax.Array], jax.Array]
+"""From eigenvalues to values."""
+
+Matmat = Callable[[jax.Array], jax.Array]
+"""From a block of vectors, shape (d, k), to another."""
 
 
 class Operator(ABC):
@@ -84,7 +88,7 @@ class Operator(ABC):
 
     @abstractmethod
     def density(self) -> tuple[jax.Array, jax.Array]:
-        r"""Nodes and counts, shape (n,), with :math:`\operatorname{tr} f(A) = \sum_i n_i f(\lambda_i)` per component."""
+        r"""Nodes and counts, shape (n,): :math:`\sum_i n_i f(\lambda_i)` is the trace of f(A), times ``components``."""
 
     @abstractmethod
     def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -34,8 +34,8 @@ def as_operator(A: Any, name: str = "A") -> Operator:
 
     Notes
     -----
-    Values are looked at only where they are known, not under ``jit``. Integers become floats of the default width. A sparse
-    matrix of up to 1024 unknowns is stored densely.
+    Values are looked at only where they are known, not under ``jit``. Integers become floats of the default width. A
+    sparse matrix of up to 1024 unknowns is stored densely.
     """
     if isinstance(A, Operator):
         return A

@@ -5,14 +5,13 @@ are now known, and adds up the answer. Memory is a few vectors whatever the numb
 reorthogonalisation: what rounding loses delays convergence and does not spoil the answer.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Matmat = Callable[[jax.Array], jax.Array]
+from thermolinalg.operators.base import Function, Matmat
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +30,7 @@ class Tridiagonal:
     residual: jax.Array
 
     def eigh(self) -> tuple[jax.Array, jax.Array]:
-        """Ritz values, shape (m, c), and eigenvectors, shape (m, m, c); rows past ``steps`` are padding of no weight."""
+        """Ritz values (m, c) and eigenvectors (m, m, c); what lies past ``steps`` is padding of no weight."""
         m, c = self.diagonal.shape
         dtype = self.diagonal.dtype
         shapes = jax.ShapeDtypeStruct((m, c), dtype), jax.ShapeDtypeStruct((m, m, c), dtype)
@@ -62,8 +61,9 @@ def tridiagonalise(matmat: Matmat, block: jax.Array, shift: jax.Array, rtol: flo
     q = _scaled(block, _reciprocal(norms))
     columns = block.shape[1]
     table = jnp.zeros((max_steps, columns), real)
-    carry = (0, jnp.zeros_like(q), q, jnp.zeros(columns, real), jnp.ones(columns, real), table, table)
-    carry += ((norms > 0).astype(real), jnp.zeros(columns, real))
+    nothing, one = jnp.zeros(columns, real), jnp.ones(columns, real)
+    alive = (norms > 0).astype(real)
+    carry = (jnp.array(0), jnp.zeros_like(q), q, nothing, one, table, table, alive, nothing)
 
     def unfinished(carry):
         return (carry[0] < max_steps) & jnp.any(carry[-2] > rtol)
@@ -88,15 +88,15 @@ def tridiagonalise(matmat: Matmat, block: jax.Array, shift: jax.Array, rtol: flo
 
 
 def combine(
-    matmat: Matmat, function: Callable[[jax.Array], jax.Array], vectors: jax.Array, rtol: float, max_steps: int
+    matmat: Matmat, function: Function, vectors: jax.Array, rtol: float, max_steps: int
 ) -> tuple[jax.Array, jax.Array]:
     r"""Apply a matrix of functions, as :meth:`Operator.combine`, and say whether the process converged.
 
     Notes
     -----
     How far the process must go depends on how close to the spectrum the functions have their scale of variation
-    :math:`f(0)/|f'(0)|` (for the mean after a time T this is 2/T, for the inverse 0): the residual of the system shifted
-    by half of it is what has to fall below `rtol`.
+    :math:`f(0)/|f'(0)|`; for the mean after a time T this is 2/T, for the inverse 0. The residual of the system that is
+    shifted by half of it is what has to fall below `rtol`.
     """
     q, d, k = vectors.shape
     block = jnp.moveaxis(vectors, 0, 1).reshape(d, q * k)

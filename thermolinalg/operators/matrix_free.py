@@ -6,8 +6,8 @@ from math import log, sqrt
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.operators.base import Function, Operator
-from thermolinalg.operators.lanczos import Matmat, Tridiagonal, combine, tridiagonalise
+from thermolinalg.operators.base import Function, Matmat, Operator
+from thermolinalg.operators.lanczos import Tridiagonal, combine, tridiagonalise
 
 
 @jax.tree_util.register_dataclass
@@ -18,7 +18,8 @@ class MatrixFree(Operator):
     Parameters
     ----------
     product : callable
-        From a block (d, k) to the operator times the block. A pytree (such as ``jax.tree_util.Partial``) may carry arrays.
+        From a block (d, k) to the operator times the block. A pytree (such as ``jax.tree_util.Partial``) may carry
+        arrays.
     size : int
         d.
     dtype : dtype
@@ -106,7 +107,7 @@ class MatrixFree(Operator):
 
 
 @jax.jit
-def _survey(operator: MatrixFree):
+def _survey(operator: MatrixFree) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     d, steps = operator.size, min(operator.survey_steps, operator.size)
     real = jnp.finfo(operator.dtype).dtype
     signs = jax.random.rademacher(jax.random.key(0), (d, operator.probes), real).astype(operator.dtype)

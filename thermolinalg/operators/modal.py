@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
-from thermolinalg.operators.base import Function, Modal, Operator, mix
+from thermolinalg.operators.base import Function, Matmat, Modal, Operator, mix
 
 _eigh = jax.jit(jnp.linalg.eigh)
 _cholesky = jax.jit(jnp.linalg.cholesky)
@@ -135,7 +136,7 @@ class Kronecker(Modal):
         return reduce(lambda left, right: jnp.outer(left, right).ravel(), [factor.rates for factor in self.factors])
 
     def factor(self) -> "Kronecker":
-        return Kronecker(tuple(factor.factor() for factor in self.factors))
+        return Kronecker(tuple(cast(Modal, factor.factor()) for factor in self.factors))
 
     def matmat(self, block: jax.Array) -> jax.Array:
         return self._each(block, [factor.matmat for factor in self.factors])
@@ -147,7 +148,7 @@ class Kronecker(Modal):
         return self._each(block, [factor.from_modes for factor in self.factors])
 
     def diagonal(self, function: Function) -> jax.Array:
-        def squared(factor: Modal):
+        def squared(factor: Modal) -> Matmat:
             weights = jnp.abs(factor.from_modes(jnp.eye(factor.dim, dtype=factor.dtype))) ** 2
             return lambda block: weights @ block
 

@@ -13,8 +13,9 @@ import numpy as np
 class SparseProduct:
     """Multiply blocks by a sparse matrix stored row by row in slots of equal number.
 
-    ``values`` and ``columns`` have shape (slots, d): entry s of row i is ``values[s, i]`` in column ``columns[s, i]``. Rows
-    with fewer entries are padded with zeros. Gathers of whole slots are several times faster than scatters on a CPU.
+    ``values`` and ``columns`` have shape (slots, d): entry s of row i is ``values[s, i]`` in column ``columns[s,
+    i]``. Rows with fewer entries are padded with zeros. Gathers of whole slots are several times faster than scatters
+    on a CPU.
     """
 
     values: jax.Array

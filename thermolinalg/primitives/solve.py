@@ -1,6 +1,5 @@
 """Linear systems, from the time average of a relaxing process."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax.typing import ArrayLike
 
 from thermolinalg import plan as planning
 from thermolinalg.device import Device, Program, as_program, as_start
+from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan, check_plan
 from thermolinalg.simulators import State
@@ -21,8 +21,8 @@ def solve(
     b: ArrayLike,
     *,
     key: jax.Array,
-    rtol: ArrayLike | None = None,
-    confidence: ArrayLike = 0.95,
+    rtol: Scalar | None = None,
+    confidence: Scalar = 0.95,
     plan: Plan | None = None,
     device: Device | None = None,
     x0: ArrayLike | State | None = None,
@@ -59,23 +59,23 @@ def solve(
     -------
     Solution
         ``value`` and ``stderr`` in the shape of `b`; ``status``; ``stats`` with ``plan``, ``state`` (the end state),
-        ``noise`` (variance of the residual of a long average, for :func:`thermolinalg.certify`), ``time_constants`` of the
-        device, and ``spectrum`` where it is known.
+        ``noise`` (variance of the residual of a long average, for :func:`thermolinalg.certify`), ``time_constants``
+        of the device, and ``spectrum`` where it is known.
 
     Raises
     ------
     ValueError
-        If `A` is not square, finite, symmetric and positive definite to working precision, `b` or `x0` does not match it
-        or is not finite, or a tolerance or plan is out of range. Under ``jit`` values cannot be looked at: the same faults
-        set ``status``.
+        If `A` is not square, finite, symmetric and positive definite to working precision, `b` or `x0` does not match
+        it or is not finite, or a tolerance or plan is out of range. Under ``jit`` values cannot be looked at: the
+        same faults set ``status``.
 
     Notes
     -----
     The value is Gaussian with a law known in closed form, from which it is drawn: at the cost of one ``eigh`` for a
     dense operator, once, and of two matrix-vector products for each further right-hand side. The time needed grows as
-    :math:`\kappa^2 d/(\beta\|b\|^2\epsilon^2)` at worst, and noise never helps: the noiseless flow
-    :math:`\dot x = b - Ax` has no error but the transient, and a digital Cholesky or conjugate-gradient solve is exact to
-    rounding at the same cost as this simulation.
+    :math:`\kappa^2 d/(\beta\|b\|^2\epsilon^2)` at worst, and noise never helps: the noiseless flow :math:`\dot x = b
+    - Ax` has no error but the transient, and a digital Cholesky or conjugate-gradient solve is exact to rounding at
+    the same cost as this simulation.
 
     ``stderr`` is the root mean square error over keys, transient included. It is one number for all entries where only
     traces are known (matrix-free operators). A right-hand side of zero is answered by zero without a run when planned.
