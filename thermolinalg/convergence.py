@@ -91,7 +91,8 @@ class SquaredError:
 
         Notes
         -----
-        Not a bound. The time at which this probability takes a given value is right within half a per cent.
+        Not a bound, and meant for the upper tail: the time at which it takes a value of 0.05 or so is right within half
+        a per cent, but at 0.95 it may be off by several hundredths.
 
         References
         ----------

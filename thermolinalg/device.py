@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from thermolinalg.dynamics import Dynamics, Overdamped
+from thermolinalg.dynamics import Dynamics, Overdamped, check_positive
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Dense, Operator, as_block, as_inexact, as_operator, is_concrete
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, Simulator, State
@@ -79,6 +78,9 @@ class Device:
     time_constant: float = 1e-6
     link: Link = field(default_factory=Link)
 
+    def __post_init__(self) -> None:
+        check_positive(beta=self.beta, time_constant=self.time_constant)
+
     def program(self, A: Any) -> "Program":
         """Write the couplings.
 
@@ -93,14 +95,13 @@ class Device:
             If `A` is not square, finite, symmetric and positive definite to working precision, or a setting of the
             device is out of range.
         """
-        operator = self.simulator.prepare(as_operator(A))
-        if is_concrete(self.beta) and not np.all(np.asarray(self.beta) > 0):
-            raise ValueError(f"beta must be positive, got {self.beta}")
+        couplings = as_operator(A)
+        operator = self.simulator.prepare(jax.lax.stop_gradient(couplings))
         status, spectrum = _judge(operator)
         dynamics = self.dynamics if spectrum is None else self.dynamics.resolve(spectrum)
         if is_concrete(status):
             _refuse(operator, spectrum, status)
-        return Program(Machine(operator, dynamics, self.beta), self, status, spectrum)
+        return Program(couplings, Machine(operator, dynamics, self.beta), self, status, spectrum)
 
 
 @jax.tree_util.register_dataclass
@@ -110,8 +111,10 @@ class Program:
 
     Attributes
     ----------
+    operator : Operator
+        The couplings as they were given; derivatives flow through them.
     machine : Machine
-        Operator, dynamics and temperature as realised.
+        Operator, dynamics and temperature as realised; constant under differentiation.
     device : Device
         The device it was written to.
     status : Array
@@ -120,15 +123,11 @@ class Program:
         None when the simulator needs no eigenvalues.
     """
 
+    operator: Operator
     machine: Machine
     device: Device
     status: jax.Array
     spectrum: Spectrum | None
-
-    @property
-    def operator(self) -> Operator:
-        """The couplings."""
-        return self.machine.operator
 
     def run(self, force: jax.Array, key: jax.Array, schedule: Schedule, start: State | None = None) -> Reading:
         """Apply a force (d, k), run, and read; column by column with independent noise."""
@@ -168,7 +167,8 @@ def _judge(operator: Operator) -> tuple[jax.Array, Spectrum | None]:
     lower, low, high, upper = operator.factor().extremes()
     spectrum = Spectrum(low, high, lower, upper)
     eps = jnp.finfo(operator.dtype).eps
-    definite = low > operator.dim * eps * high
+    # Rounding moves eigenvalues by a modest multiple of eps times the norm, and that multiple grows slower than d.
+    definite = low > 4 * operator.dim**0.5 * eps * high
     flags = jnp.where(definite, 0, int(Status.NOT_POSITIVE_DEFINITE))
     flags |= jnp.where(definite & (low < 1e3 * eps * high), int(Status.LOW_PRECISION), 0)
     flags |= jnp.where(definite & ~spectrum.resolved, int(Status.UNRESOLVED), 0)

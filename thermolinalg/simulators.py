@@ -62,9 +62,13 @@ class Machine:
         """Root mean square error of the average, entry by entry: thermal variance and what is left of the start."""
         variance = self.operator.diagonal(lambda rates: self.law(rates, schedule).covariance[0, 0])
         noise = jnp.sqrt(self.operator.components * variance)
-        left = self.operator.magnitude(lambda rates: self.law(rates, schedule).start[0, 0] / rates, pull)
-        if momentum is not None:
-            left = left + self.operator.magnitude(lambda rates: self.law(rates, schedule).start[0, 1], momentum)
+
+        def remains(rates: jax.Array) -> jax.Array:
+            start = self.law(rates, schedule).start[0]
+            return jnp.stack([-start[0] / rates, *start[1 : len(vectors)]])
+
+        vectors = jnp.stack([pull] if momentum is None else [pull, momentum])
+        left = self.operator.magnitude(remains, vectors)
         return jnp.hypot(jnp.broadcast_to(noise[:, None], left.shape), left)
 
     def pull(self, force: jax.Array, start: State | None) -> tuple[jax.Array, jax.Array | None]:
@@ -172,6 +176,10 @@ class Trajectory:
 
     steps: int = field(default=1000, metadata={"static": True})
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
     def prepare(self, operator: Operator) -> Operator:
         if not isinstance(operator, Modal):
             raise ValueError(
@@ -205,7 +213,7 @@ class Trajectory:
         key, first = jax.random.split(key)
         state = advance(settle, state, first)[1:]
         total, state = jax.lax.fori_loop(0, steps, step, (jnp.zeros_like(push), state))
-        average, position, *rest = (operator.from_modes(x) for x in (total / steps.astype(rates.dtype), *state))
+        average, position, *rest = (operator.from_modes(x) for x in (total / steps.astype(total.dtype), *state))
         if start is not None:
             average, position = average + start.position, position + start.position
         end = State(position, rest[0] if rest else None)

@@ -75,8 +75,8 @@ class Operator(ABC):
         """Diagonal of `function` of the operator, shape (d,)."""
 
     @abstractmethod
-    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
-        """Absolute values of the entries of `function` of the operator times a block, shape (d, k)."""
+    def magnitude(self, function: Function, vectors: jax.Array) -> jax.Array:
+        r"""Absolute values, shape (d, k), of :math:`\sum_j f_j(A) v_j`; the function returns shape (q, n)."""
 
     @abstractmethod
     def solve(self, block: jax.Array) -> jax.Array:
@@ -137,8 +137,8 @@ class Modal(Operator):
         outputs = jnp.moveaxis(self.from_modes(mixed.reshape(d, p * k)).reshape(d, p, k), 1, 0)
         return outputs, jnp.array(True)
 
-    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
-        return jnp.abs(self.apply(function, block))
+    def magnitude(self, function: Function, vectors: jax.Array) -> jax.Array:
+        return jnp.abs(self.combine(lambda rates: function(rates)[None], vectors)[0][0])
 
     def solve(self, block: jax.Array) -> jax.Array:
         return self.from_modes(self.to_modes(block) / self.rates[:, None].astype(block.dtype))

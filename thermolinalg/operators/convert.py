@@ -13,7 +13,7 @@ from thermolinalg.operators.matrix_free import MatrixFree
 from thermolinalg.operators.modal import Dense, Diagonal
 from thermolinalg.operators.sparse import sparse_product
 
-DENSE_LIMIT = 1024
+DENSE_LIMIT = 2048
 """Largest sparse matrix that is stored densely: below, one ``eigh`` is cheaper and sharper than a Lanczos process."""
 
 
@@ -35,7 +35,7 @@ def as_operator(A: Any, name: str = "A") -> Operator:
     Notes
     -----
     Values are looked at only where they are known, not under ``jit``. Integers become floats of the default width. A
-    sparse matrix of up to 1024 unknowns is stored densely.
+    sparse matrix of up to 2048 unknowns is stored densely.
     """
     if isinstance(A, Operator):
         return A
@@ -51,8 +51,9 @@ def _from_array(A: ArrayLike, name: str) -> Operator:
     matrix = as_inexact(A, name)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
-    if is_concrete(matrix):
-        finite, asymmetry = (x.item() for x in _inspect(matrix))
+    found = _inspect(matrix)
+    if is_concrete(found):
+        finite, asymmetry = (x.item() for x in found)
         _check_values(name, matrix.dtype, finite, asymmetry)
     return Dense(matrix)
 

@@ -49,7 +49,7 @@ class MatrixFree(Operator):
     entries: jnp.dtype = field(metadata={"static": True})
     rtol: float = field(default=1e-6, metadata={"static": True})
     max_steps: int = field(default=1000, metadata={"static": True})
-    survey_steps: int = field(default=64, metadata={"static": True})
+    survey_steps: int = field(default=128, metadata={"static": True})
     probes: int = field(default=4, metadata={"static": True})
     nodes: jax.Array | None = None
     counts: jax.Array | None = None
@@ -79,10 +79,13 @@ class MatrixFree(Operator):
         nodes, counts = self.density()
         return jnp.full(self.size, jnp.sum(counts * function(nodes)) / (self.size * self.components))
 
-    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
-        nodes, weights = self.energies(block)
-        values = jnp.sum(weights * jnp.abs(function(nodes.ravel()).reshape(nodes.shape)) ** 2, 0)
-        return jnp.broadcast_to(jnp.sqrt(values / self.size)[None], block.shape)
+    def magnitude(self, function: Function, vectors: jax.Array) -> jax.Array:
+        total = jnp.zeros(vectors.shape[2], jnp.finfo(self.dtype).dtype)
+        for j, block in enumerate(vectors):
+            nodes, weights = self.energies(block)
+            values = function(nodes.ravel())[j].reshape(nodes.shape)
+            total = total + jnp.sqrt(jnp.sum(weights * values**2, 0) / self.size)
+        return jnp.broadcast_to(total[None], vectors.shape[1:])
 
     def solve(self, block: jax.Array) -> jax.Array:
         return jax.scipy.sparse.linalg.cg(self.product, block, tol=self.rtol, maxiter=2 * self.max_steps)[0]

@@ -216,8 +216,8 @@ class LowRank(Operator):
         correction = jnp.einsum("dr,rpk->pdk", basis, mixed)
         return jnp.einsum("pq,qdk->pdk", outside.astype(vectors.dtype), vectors) + correction, jnp.array(True)
 
-    def magnitude(self, function: Function, block: jax.Array) -> jax.Array:
-        return jnp.abs(self.apply(function, block))
+    def magnitude(self, function: Function, vectors: jax.Array) -> jax.Array:
+        return jnp.abs(self.combine(lambda rates: function(rates)[None], vectors)[0][0])
 
     def diagonal(self, function: Function) -> jax.Array:
         inside, outside = self._split(lambda rates: function(rates)[None, None])

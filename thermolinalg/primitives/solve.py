@@ -1,10 +1,10 @@
 """Linear systems, from the time average of a relaxing process."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import linear_call
 from jax.typing import ArrayLike
 
 from thermolinalg import plan as planning
@@ -12,7 +12,7 @@ from thermolinalg.device import Device, Program, as_program, as_start
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.simulators import State
+from thermolinalg.simulators import Schedule, State
 from thermolinalg.solution import Solution, Status
 
 
@@ -107,52 +107,47 @@ def solve(
             live = jnp.any(force != 0, axis=0, keepdims=True)
             start = jax.tree.map(lambda x: jnp.where(live, x, 0), start)
         plan = planning.solve(program, force, rtol=1e-2 if rtol is None else rtol, confidence=confidence, x0=start)
-    solution = _solve(program, force, key, check_plan(plan), start)
+    solution = _solve(program, force, key, check_plan(plan), start, jnp.shape(b))
     if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
         raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
-    blocks = solution.value, solution.stderr, solution.stats["state"]
-    value, stderr, state = jax.tree.map(lambda block: block.reshape(jnp.shape(b)), blocks)
-    return Solution(value, stderr, solution.status, solution.stats | {"state": state})
+    return solution
 
 
-@jax.jit
-def _solve(program: Program, force: jax.Array, key: jax.Array, plan: Plan, start: State | None) -> Solution:
+@partial(jax.jit, static_argnums=5)
+def _solve(
+    program: Program, force: jax.Array, key: jax.Array, plan: Plan, start: State | None, shape: tuple[int, ...]
+) -> Solution:
     fixed, push, begin = jax.lax.stop_gradient((program, force, start))
     schedule = jax.lax.stop_gradient(plan.schedule)
     reading = fixed.run(push, key, schedule, begin)
     residual = force - program.operator.matmat(reading.average)
-    respond = jax.tree_util.Partial(_respond, fixed, schedule)
-    value = _implicit(respond, reading.average, residual)
+    value = _implicit(fixed, schedule, reading.average, residual)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
     flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
     flags |= jnp.where(reading.converged, 0, int(Status.NOT_CONVERGED)).astype(jnp.int32)
     duration = jnp.asarray(schedule.duration)
     stats = {
         "plan": plan,
-        "state": reading.state,
+        "state": jax.tree.map(lambda block: block.reshape(shape), reading.state),
         "noise": fixed.machine.dynamics.noise(fixed.machine.beta) / jnp.where(duration > 0, duration, jnp.inf),
         "time_constants": plan.time_constants,
         "spectrum": fixed.spectrum,
     }
-    return Solution(value, reading.stderr, flags, stats)
-
-
-def _respond(program, schedule, force):
-    return program.respond(force, schedule)
+    return Solution(value.reshape(shape), reading.stderr.reshape(shape), flags, stats)
 
 
 @jax.custom_jvp
-def _implicit(respond, value, residual):
-    """Return `value`, which moves by ``respond(residual)`` when the residual does."""
+def _implicit(program: Program, schedule: Schedule, value: jax.Array, residual: jax.Array) -> jax.Array:
+    """Return `value`, which moves by the mean response of the device to the residual when that does."""
     return value
 
 
 @_implicit.defjvp
 def _implicit_jvp(primals, tangents):
-    respond, value, _ = primals
-    moved = linear_call(_call, _call, respond, tangents[2])
+    program, schedule, value, _ = primals
+    operator = program.machine.operator
+    # The response is linear, symmetric and close to the inverse; this tells JAX so, whatever computes it.
+    moved = jax.lax.custom_linear_solve(
+        operator.matmat, tangents[3], lambda _, force: program.respond(force, schedule), symmetric=True
+    )
     return value, moved
-
-
-def _call(respond, block):
-    return respond(block)

@@ -1,0 +1,159 @@
+"""Every verb under every transformation, dtype and fault: one table for all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import system
+
+import thermolinalg as tla
+
+KEY = jax.random.key(11)
+PLAN = tla.Plan(10.0, 40.0)
+SIMULATORS = {"law": tla.Law(), "long time": tla.Law(long_time=True), "trajectory": tla.Trajectory(5)}
+
+
+def solve(A, b, key=KEY, simulator=SIMULATORS["law"], **rest):
+    return tla.solve(A, b, key=key, **({"plan": PLAN} | rest), device=tla.Device(simulator=simulator))
+
+
+VERBS = {name: lambda A, b, key, s=simulator: solve(A, b, key, s) for name, simulator in SIMULATORS.items()}
+VERBS["planned"] = lambda A, b, key: solve(A, b, key, plan=None, rtol=0.1)
+
+
+@pytest.fixture(scope="module", params=VERBS)
+def verb(request):
+    return VERBS[request.param]
+
+
+def test_jit_gives_the_same_numbers(verb):
+    A, b, _ = system(d=5)
+    plain, traced = verb(A, b, KEY), jax.jit(verb)(A, b, KEY)
+    np.testing.assert_allclose(traced.value, plain.value, rtol=1e-9)
+    np.testing.assert_allclose(traced.stderr, plain.stderr, rtol=1e-9)
+    assert int(traced.status) == int(plain.status) == 0
+
+
+def test_vmap_over_matrices_sides_and_keys(verb):
+    systems = [system(d=5, seed=seed) for seed in range(2)]
+    A, b = (jnp.stack(parts) for parts in list(zip(*systems, strict=True))[:2])
+    keys = jax.random.split(KEY, 2)
+    batch = jax.vmap(verb)(A, b, keys)
+    for i in range(2):
+        np.testing.assert_allclose(batch.value[i], verb(A[i], b[i], keys[i]).value, rtol=1e-8)
+
+
+def test_keys_decide_and_nothing_else(verb):
+    A, b, _ = system(d=5)
+    one, again, other = (verb(A, b, jax.random.key(seed)).value for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.any(np.asarray(one) == np.asarray(other))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_the_dtype_of_the_input_is_that_of_the_answer(verb, dtype):
+    A, b, x = system(d=5, kappa=5.0, dtype=dtype)
+    out = verb(A, b, KEY)
+    assert out.value.dtype == dtype
+    assert out.stderr.dtype == np.finfo(dtype).dtype
+    assert int(out.status) == 0
+    assert np.all(np.abs(np.asarray(out.value) - x) < 8 * np.asarray(out.stderr))
+
+
+@pytest.mark.parametrize("A", [[[2, 1], [1, 2]], np.array([[2, 1], [1, 2]], np.int32)])
+def test_integers_become_floats_of_the_default_width(verb, A):
+    out = verb(np.asarray(A), np.array([1, 2]), KEY)
+    assert out.value.dtype == np.float64
+
+
+def test_float32_is_accurate_to_its_rounding():
+    A, b, _ = system(kappa=1e3)
+    wide = solve(A, b)
+    narrow = solve(A.astype(np.float32), b.astype(np.float32), simulator=tla.Law())
+    # Functions of a matrix move with it by the condition number times the rounding error.
+    np.testing.assert_allclose(narrow.stderr, wide.stderr, rtol=1e3 * 2**-23)
+
+
+def test_one_unknown(verb):
+    out = verb(jnp.array([[2.0]]), jnp.array([3.0]), KEY)
+    assert out.value.shape == (1,)
+    assert abs(float(out.value[0]) - 1.5) < 8 * float(out.stderr[0])
+
+
+def test_nothing_on_the_right_is_answered_by_nothing():
+    A, _, _ = system(d=5)
+    for x0 in (None, jnp.ones(5)):
+        out = tla.solve(A, jnp.zeros(5), key=KEY, x0=x0)
+        assert np.all(np.asarray(out.value) == 0)
+        assert np.all(np.asarray(out.stderr) == 0)
+        assert int(out.status) == 0
+
+
+def test_a_zero_column_among_others():
+    A, b, x = system(d=5)
+    out = tla.solve(A, jnp.stack([b, 0 * b], 1), key=KEY, rtol=0.1)
+    assert np.all(np.isfinite(out.value))
+    assert np.linalg.norm(out.value[:, 0] - x) < 0.3 * np.linalg.norm(x)
+
+
+GOOD = np.diag([1.0, 2.0, 3.0])
+FAULTS = {
+    "not square": (np.ones((3, 2)), np.ones(3), "square"),
+    "not a matrix": (np.ones(3), np.ones(3), "square"),
+    "empty": (np.ones((0, 0)), np.ones(0), "square"),
+    "not finite": (np.diag([1.0, np.nan, 1.0]), np.ones(3), "not finite"),
+    "infinite": (np.diag([1.0, np.inf, 1.0]), np.ones(3), "not finite"),
+    "asymmetric": (GOOD + np.triu(np.ones((3, 3)), 1), np.ones(3), "not symmetric"),
+    "indefinite": (np.diag([1.0, -2.0, 3.0]), np.ones(3), "not positive definite"),
+    "singular": (np.ones((3, 3)), np.ones(3), "not positive definite"),
+    "zero": (np.zeros((3, 3)), np.ones(3), "not positive definite"),
+    "b too long": (GOOD, np.ones(4), "b must have shape"),
+    "b of three dimensions": (GOOD, np.ones((3, 1, 1)), "b must have shape"),
+    "b not finite": (GOOD, np.array([1.0, np.nan, 1.0]), "b has entries"),
+    "b complex": (GOOD, 1j * np.ones(3), "complex"),
+    "text": (np.array([["a"]]), np.ones(1), "numeric"),
+    "half precision": (GOOD.astype(np.float16), np.ones(3), "float16"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("simulator", ["law", "long time"])
+def test_bad_input_is_refused_by_name(fault, simulator):
+    A, b, message = FAULTS[fault]
+    with pytest.raises(ValueError, match=message):
+        solve(A, b, simulator=SIMULATORS[simulator])
+
+
+def test_a_start_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match="x0 must have shape"):
+        solve(GOOD, np.ones(3), x0=np.ones(4))
+
+
+def test_plan_and_tolerance_exclude_each_other():
+    with pytest.raises(ValueError, match="not both"):
+        solve(GOOD, np.ones(3), rtol=0.1)
+
+
+def test_an_answer_that_overflows_is_refused():
+    with pytest.raises(ValueError, match="overflows"):
+        solve(1e-300 * np.eye(3), 1e200 * np.ones(3), plan=tla.Plan(1e302, 1e302))
+
+
+@pytest.mark.parametrize("simulator", ["law", "long time"])
+def test_under_jit_the_same_fault_is_a_status(simulator):
+    bad = jnp.diag(jnp.array([1.0, -2.0, 3.0]))
+    status = jax.jit(lambda A: solve(A, jnp.ones(3), simulator=SIMULATORS[simulator]).status)(bad)
+    assert int(status) & tla.Status.NOT_POSITIVE_DEFINITE
+
+
+def test_low_precision_is_a_status():
+    A, b, _ = system(kappa=3e4)
+    assert int(solve(A.astype(np.float32), b.astype(np.float32)).status) == tla.Status.LOW_PRECISION
+    assert int(solve(A, b).status) == 0
+
+
+def test_what_lanczos_cannot_see_is_a_status():
+    A, b, _ = system(d=300, kappa=1e6)
+    free = tla.MatrixFree(jax.tree_util.Partial(jnp.matmul, A), 300, A.dtype, max_steps=20)
+    status = int(solve(free, b, plan=tla.Plan(1e6, 1e6)).status)
+    assert status == tla.Status.UNRESOLVED | tla.Status.NOT_CONVERGED

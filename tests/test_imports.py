@@ -1,0 +1,104 @@
+"""The layout: imports run one way, the package loads fast, and nothing touches the configuration of JAX."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import thermolinalg as tla
+
+PACKAGE = Path(tla.__file__).parent
+
+STORY = [
+    *("relaxation", "solution"),
+    *("operators.base", "operators.lanczos", "operators.modal", "operators.sparse", "operators.matrix_free"),
+    *("operators.convert", "operators", "spectrum", "laws", "dynamics", "simulators", "device", "convergence", "plan"),
+    *("primitives.solve", "primitives", "certify", "cost", "testing"),
+    *("__init__", "files", "figures", "report", "cli", "__main__"),
+]
+"""Every module, from floor to roof; each may import only what stands before it."""
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts), path
+
+
+def imported(path):
+    """Modules of the package that a file imports, wherever the import stands."""
+    known = {name for name, _ in modules()}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name == "thermolinalg":
+                continue
+            if name.startswith("thermolinalg."):
+                inner = name.removeprefix("thermolinalg.")
+                if inner in known:
+                    yield inner
+                elif "." not in inner:
+                    yield "__init__"
+
+
+def violations(story, edges):
+    return [(name, other) for name, other in edges if story.index(other) >= story.index(name)]
+
+
+def edges():
+    return [(name, other) for name, path in modules() for other in imported(path) if name != other]
+
+
+def test_every_module_has_its_place_in_the_story():
+    assert sorted(name for name, _ in modules()) == sorted(STORY)
+
+
+def test_imports_run_one_way():
+    assert violations(STORY, edges()) == []
+
+
+def test_the_check_sees_an_import_that_runs_the_wrong_way():
+    assert violations(STORY, [*edges(), ("laws", "plan")]) == [("laws", "plan")]
+
+
+def test_only_tests_import_the_testing_module():
+    assert [name for name, other in edges() if other.startswith("testing") and not name.startswith("testing")] == []
+
+
+def test_no_file_holds_two_ideas():
+    assert {path.name: n for _, path in modules() if (n := len(path.read_text().splitlines())) > 400} == {}
+
+
+@pytest.fixture(scope="module")
+def fresh_import():
+    """What a fresh interpreter says about importing the package after JAX."""
+    code = (
+        "import sys, time, jax, jax.numpy\n"
+        "before = jax.config.values.copy()\n"
+        "start = time.perf_counter(); import thermolinalg; took = time.perf_counter() - start\n"
+        "late = 'sympy diffrax matplotlib typer rich hypothesis lineax equinox scipy.sparse'.split()\n"
+        "print(took, before == jax.config.values, *[name for name in late if name in sys.modules])"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_importing_leaves_the_configuration_alone(fresh_import):
+    assert fresh_import[1] == "True"
+
+
+def test_heavy_packages_load_only_where_they_are_used(fresh_import):
+    assert fresh_import[2:] == []
+
+
+def test_public_names_are_all_there():
+    simulators, dynamics = ["Law", "Trajectory"], ["Overdamped", "Underdamped"]
+    for name in ["solve", "plan", "Plan", "Device", "Program", *simulators, *dynamics, "certify", "cost", "Spectrum"]:
+        assert hasattr(tla, name), name

@@ -1,0 +1,5 @@
+"""``python -m thermolinalg``."""
+
+from thermolinalg.cli import main
+
+main()

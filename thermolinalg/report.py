@@ -1,0 +1,142 @@
+"""What the command line says: plain numbers, as JSON or as tables."""
+
+from dataclasses import fields
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+_TIMES = {"burn_in": "burn-in", "duration": "average", "total": "total"}
+_COSTS = {
+    "program": "write couplings",
+    "load": "write b",
+    "settle": "burn-in",
+    "average": "average",
+    "read": "read x",
+    "total": "total",
+}
+
+
+def plain(tree: Any) -> Any:
+    """Return a tree of arrays as numbers and lists; what is not finite becomes None, which JSON has a word for."""
+    if isinstance(tree, dict):
+        return {name: plain(part) for name, part in tree.items()}
+    if isinstance(tree, list):
+        return [plain(part) for part in tree]
+    if tree is None or isinstance(tree, str):
+        return tree
+    value = np.asarray(tree).tolist()
+    if isinstance(value, list):
+        return plain(value)
+    return value if isfinite(value) else None
+
+
+def attributes(value: Any, *more: str) -> dict[str, Any]:
+    """Return the fields of a dataclass, and further attributes, by name."""
+    return {name: getattr(value, name) for name in (*(part.name for part in fields(value)), *more)}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as tables."""
+    console = Console(highlight=False, markup=False)
+    for title, rows in _tables(report).items():
+        table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+        table.add_column(min_width=18, no_wrap=True, style="cyan")
+        table.add_column()
+        for row in rows.items():
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+
+
+def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Titles, and under each the rows of its table."""
+    tables = {
+        "Problem": _problem(report["problem"]),
+        "Spectrum": _spectrum(report["spectrum"]),
+        "Plan": _plan(report["plan"], report["device"]),
+        "Modelled device time": {label: seconds(report["device_s"][name]) for name, label in _COSTS.items()},
+    }
+    status = report["status"]
+    warning = f"{', '.join(status['names'])}: {status['advice']}" if status["flags"] else None
+    if "certificate" not in report:
+        return tables if warning is None else tables | {"Warning": {"status": warning}}
+    verdict = "clean" if warning is None else f"{warning} No file is written."
+    written = {name: report[name] for name in ("out", "plot") if report[name] is not None}
+    return tables | {"Answer": {"status": verdict, **_answer(report), **written}}
+
+
+def _problem(problem: dict[str, Any]) -> dict[str, str]:
+    given = problem["right_hand_side"]
+    columns = "" if problem["columns"] == 1 else f", {problem['columns']} columns"
+    return {
+        "matrix": problem["matrix"],
+        "unknowns": str(problem["unknowns"]),
+        "nonzeros": str(problem["nonzeros"]),
+        "right-hand side": "all ones (no b given)" if given is None else given + columns,
+        "dtype": problem["dtype"],
+    }
+
+
+def _spectrum(spectrum: dict[str, Any]) -> dict[str, str]:
+    rows = {
+        "smallest": f"{spectrum['minimum']:.6g}",
+        "largest": f"{spectrum['maximum']:.6g}",
+        "condition number": f"{spectrum['kappa']:.4g}",
+    }
+    if spectrum["lower"] == spectrum["minimum"]:
+        return rows | {"resolved": "yes, all eigenvalues are known"}
+    resolved = f"yes, condition number at most {spectrum['kappa_bound']:.4g}" if spectrum["resolved"] else "NO"
+    interval = f"{spectrum['lower']:.6g} to {spectrum['upper']:.6g} with probability 0.99"
+    return rows | {"interval": interval, "resolved": resolved}
+
+
+def _plan(plan: dict[str, Any], device: dict[str, Any]) -> dict[str, str]:
+    time_constant = seconds(device["time_constant_s"])
+    return {
+        "promise": f"relative error at most {plan['rtol']:.3g} in {100 * plan['confidence']:.4g} % of runs",
+        "device": f"{device['dynamics']}, beta {device['beta']:.3g}, time constant {time_constant}",
+    } | {
+        label: f"{plan['natural'][name]:.4g} natural units = {plan['time_constants'][name]:.4g} time constants"
+        for name, label in _TIMES.items()
+    }
+
+
+def _answer(report: dict[str, Any]) -> dict[str, str]:
+    certificate, lapack, simulated = report["certificate"], report["lapack"], report["simulation_s"]
+    passed = np.all(certificate["passed"])
+    rows = {
+        "relative residual": _range(certificate["relative_residual"]),
+        "certificate": f"{'passed' if passed else 'FAILED: the residual is more than thermal noise'}, chi-square "
+        f"{_range(certificate['statistic'])} on {certificate['degrees']} degrees, p {_range(certificate['p_value'])}",
+    }
+    if lapack is None:
+        rows |= {"relative error": "not known, LAPACK was not asked or broke down"}
+    else:
+        rows |= {
+            "relative error": f"{_range(lapack['relative_error'])} against LAPACK in double precision",
+            "planned error": f"at most {report['plan']['rtol']:.3g}",
+            "predicted error": f"{_range(lapack['predicted_rms'])} root mean square",
+            "time of LAPACK": f"{seconds(lapack['seconds'])}, dense Cholesky factorisation and solve",
+        }
+    return rows | {"time of simulation": f"{seconds(sum(simulated.values()))}, compilation included"}
+
+
+def _range(value: Any) -> str:
+    """One number, or the least and the largest of several."""
+    low, high = np.min(value), np.max(value)
+    return f"{low:.4g}" if np.ndim(value) == 0 else f"{low:.4g} to {high:.4g}"
+
+
+def seconds(time: float) -> str:
+    """A time with a unit that suits it.
+
+    Examples
+    --------
+    >>> seconds(0.00025), seconds(0.0), seconds(7200.0)
+    ('250 µs', '0 s', '7.2e+03 s')
+    """
+    unit, name = next(((u, n) for u, n in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")) if time >= u), (1e-9, "ns"))
+    return f"{time / unit:.3g} {name}" if time else "0 s"
