@@ -27,10 +27,8 @@ class Problem:
     Attributes
     ----------
     nodes, counts : Array, shape (n,)
-        Eigenvalues and how many degrees of freedom stand for each.
-    pull_nodes : Array, shape (m, 1) or (m, k)
-        Eigenvalues again, those that the right-hand sides see.
-    pull : Array, shape (m, k)
+        Eigenvalues, and how many degrees of freedom stand for each.
+    pull : Array, shape (n, k)
         Squared components of answer minus start, relative to the squared length of the answer.
     length : Array, shape (k,)
         Length of the answer.
@@ -38,36 +36,22 @@ class Problem:
 
     nodes: jax.Array
     counts: jax.Array
-    pull_nodes: jax.Array
     pull: jax.Array
     length: jax.Array
 
     @classmethod
     def of(cls, machine: Machine, force: jax.Array, pull: jax.Array) -> "Problem":
         """Return the problem of a factored operator, a force (d, k) and the force felt at the start."""
-        nodes, counts = machine.operator.density()
-        answer = _Relative.of(*machine.operator.energies(force))
-        rest = answer if pull is force else _Relative.of(*machine.operator.energies(pull))
-        ratio = jnp.where(answer.length > 0, rest.length / jnp.where(answer.length > 0, answer.length, 1.0), 0.0)
-        return cls(nodes, counts, rest.nodes, rest.squares * ratio[None] ** 2, answer.length)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Relative:
-    """Squared components of an answer, relative to its squared length; no square of a large number is formed."""
-
-    nodes: jax.Array
-    squares: jax.Array
-    length: jax.Array
-
-    @classmethod
-    def of(cls, nodes, weights):
-        answer = jnp.sqrt(weights) / nodes
+        k = force.shape[1]
+        nodes, counts, weights = machine.operator.measure(jnp.concatenate([force, pull], 1))
+        # Squares are taken relative to the largest component, so that no square of a large number is formed.
+        distances = jnp.sqrt(weights) / nodes[:, None]
+        answer, rest = distances[:, :k], distances[:, k:]
         largest = jnp.max(answer, 0)
-        squares = (answer / jnp.where(largest > 0, largest, 1.0)[None]) ** 2
-        total = jnp.sum(squares, 0)
-        return cls(nodes, squares / jnp.where(total > 0, total, 1.0)[None], largest * jnp.sqrt(total))
+        unit = jnp.where(largest > 0, largest, 1.0)
+        relative = jnp.sqrt(jnp.sum((answer / unit[None]) ** 2, 0))
+        scale = jnp.where(largest > 0, unit * relative, jnp.inf)
+        return cls(nodes, counts, (rest / scale[None]) ** 2, largest * relative)
 
 
 @jax.tree_util.register_dataclass
@@ -153,13 +137,11 @@ def squared_error(machine: Machine, problem: Problem, schedule: Schedule, rtol: 
     live = target > 0
     safe = jnp.where(live, target, 1.0)
     unit = jnp.where(live, 1 / safe / safe, 0.0)
-    variance = machine.law(problem.nodes, schedule).covariance[0, 0]
-    seen = machine.law(problem.pull_nodes, schedule)
-    weights = variance[:, None] * unit[None]
-    pulled = seen.covariance[0, 0] * unit[None]
-    bias = problem.pull * (seen.start[0, 0] / jnp.asarray(rtol).astype(problem.length.dtype)) ** 2
+    law = machine.law(problem.nodes, schedule)
+    weights = law.covariance[0, 0][:, None] * unit[None]
+    bias = problem.pull * (law.start[0, 0] / jnp.asarray(rtol).astype(target.dtype))[:, None] ** 2
     counts = problem.counts[:, None]
-    cumulants = [jnp.sum(counts * weights**j, 0) + j * jnp.sum(pulled ** (j - 1) * bias, 0) for j in (1, 2, 3, 4)]
+    cumulants = [jnp.sum(weights ** (j - 1) * (counts * weights + j * bias), 0) for j in (1, 2, 3, 4)]
     return SquaredError(jnp.stack(cumulants), jnp.max(weights, 0))
 
 

@@ -151,7 +151,7 @@ def solve(
     plan = _plan(program, force, start, rtol, confidence, guaranteed)
     if is_concrete(plan) and not np.isfinite(plan.total):
         raise ValueError(
-            f"no time was found that reaches rtol = {rtol}: the scale of A, b and beta overflows {program.operator.dtype}"
+            f"no time was found that reaches rtol = {rtol}: the scale of A, b and beta overflows its dtype"
         )
     return plan
 
@@ -206,18 +206,20 @@ def _search(
         return jnp.where(found < longest, found, jnp.inf)
 
     # The Lanczos process of a right-hand side may see smaller eigenvalues than the survey of the operator.
-    low = jnp.minimum(low, jnp.min(jnp.where(problem.pull_nodes > 0, problem.pull_nodes, low)))
+    low = jnp.minimum(low, jnp.min(jnp.where(problem.nodes > 0, problem.nodes, low)))
     slowest = jnp.min(machine.dynamics.relaxation(jnp.stack([low, high])))
     noise = jnp.asarray(machine.dynamics.noise(machine.beta)).astype(dtype)
     scatter = jnp.sqrt(jnp.sum(problem.counts / (problem.nodes / low) ** 2)) / low
     spread = scatter / jnp.where(problem.length > 0, problem.length, jnp.inf) / rtol
     averaging = jnp.max(noise * spread**2) / (1 - confidence)
     longest = 8 * (jnp.log(30 * (1 + jnp.sqrt(jnp.max(jnp.sum(problem.pull, 0)))) / rtol) / slowest + averaging)
-    lanes = partial(jax.lax.map, lambda logit: least(logit, longest * 1e-9, longest, 18, False))
 
     def refine(level, found):
-        grid = found[0] + jnp.linspace(-14.0, 14.0, 15, dtype=dtype) / 7.0**level
-        times = lanes(grid)
+        """Look for a shorter time on a finer grid of splits; a split that takes longer than the best is dropped."""
+        best, total = found
+        shortest, halvings = jnp.where(level == 0, 1e-9, 0.5) * total, jnp.where(level == 0, 18, 9)
+        grid = best + jnp.linspace(-14.0, 14.0, 15, dtype=dtype) / 7.0**level
+        times = jax.lax.map(lambda logit: least(logit, shortest, 1.01 * total, halvings, False), grid)
         return grid[jnp.argmin(times)], jnp.min(times)
 
     best, total = jax.lax.fori_loop(0, 3, refine, (jnp.zeros((), dtype), longest))

@@ -87,12 +87,12 @@ class Operator(ABC):
         """Lower bound and estimate of the smallest eigenvalue, estimate and upper bound of the largest."""
 
     @abstractmethod
-    def density(self) -> tuple[jax.Array, jax.Array]:
-        r"""Nodes and counts, shape (n,): :math:`\sum_i n_i f(\lambda_i)` is the trace of f(A), times ``components``."""
+    def measure(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        r"""Nodes (n,), counts (n,) and weights (n, k) that turn functions of the operator into sums.
 
-    @abstractmethod
-    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        r"""Nodes (n, k or 1) and weights (n, k) with :math:`v^* f(A) v = \sum_i w_i f(\lambda_i)` for each column."""
+        .. math:: \mathtt{components}\,\operatorname{tr} f(A) = \sum_i n_i f(\lambda_i), \qquad
+            v_j^* f(A) v_j = \sum_i w_{ij} f(\lambda_i)
+        """
 
     def apply(self, function: Function, vector: jax.Array) -> jax.Array:
         """Apply a scalar function of the operator to a vector (d,) or a block (d, k); NaN if not converged.
@@ -100,6 +100,7 @@ class Operator(ABC):
         Examples
         --------
         >>> import jax.numpy as jnp
+        >>> from thermolinalg.operators import Dense
         >>> A = Dense(jnp.array([[2.0, 1.0], [1.0, 2.0]])).factor()
         >>> A.apply(lambda rates: 1 / rates, jnp.array([3.0, 3.0])).round(5).tolist()
         [1.0, 1.0]
@@ -147,11 +148,8 @@ class Modal(Operator):
         low, high = jnp.min(self.rates), jnp.max(self.rates)
         return low, low, high, high
 
-    def density(self) -> tuple[jax.Array, jax.Array]:
-        return self.rates, jnp.full_like(self.rates, self.components)
-
-    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.rates[:, None], jnp.abs(self.to_modes(block)) ** 2
+    def measure(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return self.rates, jnp.full_like(self.rates, self.components), jnp.abs(self.to_modes(block)) ** 2
 
 
 def mix(coefficients: jax.Array, modes: jax.Array) -> jax.Array:

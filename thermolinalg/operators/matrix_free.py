@@ -76,13 +76,13 @@ class MatrixFree(Operator):
         return combine(self.product, function, vectors, self.rtol, min(self.max_steps, 2 * self.size + 20))
 
     def diagonal(self, function: Function) -> jax.Array:
-        nodes, counts = self.density()
+        nodes, counts, _ = self._surveyed()
         return jnp.full(self.size, jnp.sum(counts * function(nodes)) / (self.size * self.components))
 
     def magnitude(self, function: Function, vectors: jax.Array) -> jax.Array:
         total = jnp.zeros(vectors.shape[2], jnp.finfo(self.dtype).dtype)
         for j, block in enumerate(vectors):
-            nodes, weights = self.energies(block)
+            nodes, weights = self._quadrature(block)
             values = function(nodes.ravel())[j].reshape(nodes.shape)
             total = total + jnp.sqrt(jnp.sum(weights * values**2, 0) / self.size)
         return jnp.broadcast_to(total[None], vectors.shape[1:])
@@ -93,10 +93,17 @@ class MatrixFree(Operator):
     def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         return self._surveyed()[2]
 
-    def density(self) -> tuple[jax.Array, jax.Array]:
-        return self._surveyed()[:2]
+    def measure(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        surveyed, counts, _ = self._surveyed()
+        nodes, weights = self._quadrature(block)
+        k = block.shape[1]
+        own = weights[:, :, None] * jnp.eye(k, dtype=weights.dtype)[None]
+        nothing = jnp.zeros((surveyed.size, k), weights.dtype)
+        counts = jnp.concatenate([counts, jnp.zeros(nodes.size, counts.dtype)])
+        return jnp.concatenate([surveyed, nodes.ravel()]), counts, jnp.concatenate([nothing, own.reshape(-1, k)])
 
-    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _quadrature(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Gauss nodes and weights, shape (m, k), of each column."""
         steps = min(self.survey_steps, self.size)
         no_shift = jnp.zeros(block.shape[1], jnp.finfo(self.dtype).dtype)
         process = tridiagonalise(self.product, block, no_shift, 0.0, steps)

@@ -230,17 +230,13 @@ class LowRank(Operator):
         low, high = self._shift(), jnp.max(self.rates)
         return low, low, high, high
 
-    def density(self) -> tuple[jax.Array, jax.Array]:
-        spread = self._factors()[1] > 0
-        counts = jnp.append(spread.astype(self.rates.dtype), self.dim - jnp.sum(spread).astype(self.rates.dtype))
-        return self.rates, self.components * counts
-
-    def energies(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        basis = self._factors()[0]
+    def measure(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        basis, gains = self._factors()
+        spread = (gains > 0).astype(gains.dtype)
+        counts = self.components * jnp.append(spread, self.dim - jnp.sum(spread))
         modes = basis.conj().T @ block
-        rest = block - basis @ modes
-        weights = jnp.concatenate([jnp.abs(modes) ** 2, jnp.sum(jnp.abs(rest) ** 2, 0, keepdims=True)])
-        return self.rates[:, None], weights
+        rest = jnp.sum(jnp.abs(block - basis @ modes) ** 2, 0, keepdims=True)
+        return self.rates, counts, jnp.concatenate([jnp.abs(modes) ** 2, rest])
 
     def _split(self, function):
         """Values of the function on the range relative to its value at the shift, and that value."""

@@ -1,0 +1,51 @@
+"""Every example runs: docstrings, README, and the pages of the documentation."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import thermolinalg as tla
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(tla.__path__, "thermolinalg.") if "__main__" not in module.name
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_public_functions_have_an_example():
+    for verb in (tla.solve, tla.plan.solve, tla.certify, tla.cost, tla.Device, tla.Spectrum):
+        assert ">>>" in verb.__doc__, verb
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_page_examples(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    names = {"__name__": "page"}
+    for number, code in enumerate(blocks(page, "python"), 1):
+        exec(compile(code, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_set_up_is_two_lines():
+    (lines,) = blocks(ROOT / "README.md", "sh")
+    assert len(lines.splitlines()) == 2
