@@ -96,7 +96,8 @@ class Device:
             device is out of range.
         """
         couplings = as_operator(A)
-        operator = self.simulator.prepare(jax.lax.stop_gradient(couplings))
+        constant = couplings if is_concrete(couplings) else jax.lax.stop_gradient(couplings)
+        operator = self.simulator.prepare(constant)
         status, spectrum = _judge(operator)
         dynamics = self.dynamics if spectrum is None else self.dynamics.resolve(spectrum)
         if is_concrete(status):

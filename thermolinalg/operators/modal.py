@@ -1,7 +1,7 @@
 """Operators that are diagonalised once: dense, diagonal, low rank plus shift, Kronecker product."""
 
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import cast
 
 import jax
@@ -10,8 +10,9 @@ from jax.scipy.linalg import cho_solve
 
 from thermolinalg.operators.base import Function, Matmat, Modal, Operator, mix
 
-_eigh = jax.jit(jnp.linalg.eigh)
-_cholesky = jax.jit(jnp.linalg.cholesky)
+# Operands are checked to be symmetric; symmetrising them again would read the matrix once more.
+_eigh = jax.jit(partial(jnp.linalg.eigh, symmetrize_input=False))
+_cholesky = jax.jit(partial(jnp.linalg.cholesky, symmetrize_input=False))
 
 
 @jax.tree_util.register_dataclass
