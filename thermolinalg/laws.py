@@ -130,7 +130,7 @@ def overdamped(
             near, step * (n * psi(n * a) - psi(a)) / (2 * f), (1 - remaining) / jnp.where(near, 1.0, rates)
         )
         total = n * jnp.exp(-a) * chi_over_z(n * a) - f * phi1(n * a) ** 2 + sampling_remainder(a) / n
-        spread = step * jnp.maximum(total, 0.0) / f**2
+        spread = jnp.where(n == 1, 0.0, step * jnp.maximum(total, 0.0) / f**2)
         elapsed = 2 * t0 + (n - 1) * step
         overlap = remaining * jnp.exp(-a) * elapsed * phi1(rates * elapsed)
     settled = 2 * t0 * phi1(2 * rates * t0)

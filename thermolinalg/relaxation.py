@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+_PHI = tuple((-1.0) ** k / factorial(k + 1) for k in range(20))
 _PSI = tuple(2.0 * (-1) ** k / factorial(k + 2) for k in range(20))
 _CHI = tuple((4 * (-1) ** k - (-2) ** k) / factorial(k) for k in range(3, 30))
 _SHC = tuple(1.0 / factorial(2 * k + 3) for k in range(9))
@@ -32,10 +33,8 @@ def _split(z):
 
 def phi1(z: ArrayLike) -> jax.Array:
     r"""Mean of the decay over a window: :math:`\varphi_1(z) = (1 - e^{-z})/z`, with :math:`\varphi_1(0) = 1`."""
-    z = jnp.asarray(z)
-    tiny = jnp.abs(z) < jnp.sqrt(jnp.finfo(z.dtype).tiny)
-    safe = jnp.where(tiny, 1.0, z)
-    return jnp.where(tiny, 1.0 - z / 2, -jnp.expm1(-safe) / safe)
+    small, near, far = _split(jnp.asarray(z))
+    return jnp.where(small, _series(near, _PHI), -jnp.expm1(-far) / far)
 
 
 def psi(z: ArrayLike) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from thermolinalg.dynamics import Dynamics
 from thermolinalg.laws import RunLaw, Scalar
-from thermolinalg.operators import Dense, Modal, Operator
+from thermolinalg.operators import Dense, MatrixFree, Modal, Operator
 
 
 @jax.tree_util.register_dataclass
@@ -152,7 +152,8 @@ class Law:
         square = jnp.sum(jnp.abs(answers[:, k:]) ** 2, 1, keepdims=True)
         spread = jnp.sqrt(square * machine.operator.components / (degrees - 2))
         average = answers[:, :k]
-        return Reading(average, jnp.broadcast_to(spread, average.shape), None, jnp.array(True))
+        converged = jnp.all(jnp.isfinite(answers)) if isinstance(machine.operator, MatrixFree) else jnp.array(True)
+        return Reading(average, jnp.broadcast_to(spread, average.shape), None, converged)
 
 
 @jax.tree_util.register_dataclass

@@ -80,7 +80,7 @@ class Operator(ABC):
 
     @abstractmethod
     def solve(self, block: jax.Array) -> jax.Array:
-        r"""Apply :math:`A^{-1}` to a block, shape (d, k), by the cheapest direct or iterative method at hand."""
+        r"""Apply :math:`A^{-1}` to a block, shape (d, k), by the cheapest method at hand; NaN if it fails."""
 
     @abstractmethod
     def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -1,6 +1,7 @@
 """From what users have to an operator, with the checks that can be made before anything runs."""
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -84,11 +85,23 @@ def _from_lineax(lineax: Any, A: Any, name: str) -> Operator:
         raise ValueError(f"{name} must map vectors of shape (d,), got a lineax operator on {A.in_structure()}")
     if not (lineax.is_symmetric(A) or lineax.is_positive_semidefinite(A)):
         raise ValueError(f"{name} is not known to be symmetric; tag it with lineax.positive_semidefinite_tag")
-    return MatrixFree(jax.tree_util.Partial(_lineax_product, A), columns, A.in_structure().dtype)
+    leaves, structure = jax.tree.flatten(A)
+    arrays = [leaf if isinstance(leaf, jax.Array) else None for leaf in leaves]
+    rest = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in leaves)
+    product = jax.tree_util.Partial(_LineaxProduct(structure, rest), arrays)
+    return MatrixFree(product, columns, A.in_structure().dtype)
 
 
-def _lineax_product(A: Any, block: jax.Array) -> jax.Array:
-    return jax.vmap(A.mv, in_axes=1, out_axes=1)(block)
+@dataclass(frozen=True)
+class _LineaxProduct:
+    """Product with a lineax operator, whose leaves need not all be arrays."""
+
+    structure: Any
+    rest: tuple[Any, ...]
+
+    def __call__(self, arrays: list[jax.Array | None], block: jax.Array) -> jax.Array:
+        leaves = [other if array is None else array for array, other in zip(arrays, self.rest, strict=True)]
+        return jax.vmap(jax.tree.unflatten(self.structure, leaves).mv, in_axes=1, out_axes=1)(block)
 
 
 def _check_values(name: str, dtype: Any, finite: bool, asymmetry: float) -> None:
@@ -114,7 +127,7 @@ def as_inexact(x: Any, name: str) -> jax.Array:
     """Return `x` as a floating or complex array: its own type, or the default one for integers."""
     try:
         array = jnp.asarray(x)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numeric, got {type(x).__name__}: {error}") from None
     if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_:
         return array.astype(jnp.zeros(()).dtype)

@@ -142,12 +142,14 @@ def _eigh_tridiagonal(diagonal, offdiagonal, steps):
 
     diagonal, offdiagonal, n = np.asarray(diagonal), np.asarray(offdiagonal), int(steps)
     m, c = diagonal.shape
-    nodes = np.broadcast_to(diagonal[:1], (m, c)).copy()
+    # A start vector of zero has no weight anywhere; its nodes are put where functions of the operator are finite.
+    empty = (diagonal[0] == 0) & (offdiagonal[0] == 0)
+    nodes = np.broadcast_to(np.where(empty, 1, diagonal[0])[None], (m, c)).copy()
     vectors = np.zeros((m, m, c), diagonal.dtype)
     for column in range(c):
         stops = np.flatnonzero(offdiagonal[:n, column] == 0)
         size = int(stops[0]) + 1 if stops.size else n
-        if size == 0:
+        if size == 0 or empty[column]:
             continue
         main = diagonal[:size, column].astype(np.float64)
         nodes[:size, column], vectors[:size, :size, column] = eigh_tridiagonal(

@@ -130,7 +130,7 @@ class Kronecker(Modal):
 
     @property
     def dtype(self) -> jnp.dtype:
-        return jnp.result_type(*(factor.dtype for factor in self.factors))
+        return self.factors[0].dtype
 
     @property
     def rates(self) -> jax.Array:
@@ -138,6 +138,11 @@ class Kronecker(Modal):
 
     def factor(self) -> "Kronecker":
         return Kronecker(tuple(cast(Modal, factor.factor()) for factor in self.factors))
+
+    def __post_init__(self) -> None:
+        types = {jnp.dtype(factor.dtype) for factor in self.factors if isinstance(factor, Modal)}
+        if len(types) > 1:
+            raise ValueError(f"the factors of a Kronecker product must have one dtype, got {sorted(map(str, types))}")
 
     def matmat(self, block: jax.Array) -> jax.Array:
         return self._each(block, [factor.matmat for factor in self.factors])
@@ -228,7 +233,9 @@ class LowRank(Operator):
         return self.apply(lambda rates: 1 / rates, block)
 
     def extremes(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        low, high = self._shift(), jnp.max(self.rates)
+        spread, high = self.rates[:-1], jnp.max(self.rates)
+        full = jnp.sum(self._factors()[1] > 0) >= self.dim
+        low = jnp.where(full, jnp.min(spread, initial=jnp.inf), self._shift())
         return low, low, high, high
 
     def measure(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -123,8 +123,8 @@ def _solve(
     residual = force - program.operator.matmat(reading.average)
     value = _implicit(fixed, schedule, reading.average, residual)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
-    flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
-    flags |= jnp.where(reading.converged, 0, int(Status.NOT_CONVERGED)).astype(jnp.int32)
+    fault = jnp.where(reading.converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))
+    flags = fixed.status | jnp.where(reading.converged & finite, 0, fault).astype(jnp.int32)
     duration = jnp.asarray(schedule.duration)
     stats = {
         "plan": plan,
