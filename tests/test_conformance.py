@@ -10,7 +10,12 @@ import thermolinalg as tla
 
 KEY = jax.random.key(11)
 PLAN = tla.Plan(10.0, 40.0)
-SIMULATORS = {"law": tla.Law(), "long time": tla.Law(long_time=True), "trajectory": tla.Trajectory(5)}
+SIMULATORS = {
+    "law": tla.Law(),
+    "no end state": tla.Law(end_state=False),
+    "long time": tla.Law(long_time=True),
+    "trajectory": tla.Trajectory(5),
+}
 
 
 def solve(A, b, key=KEY, simulator=SIMULATORS["law"], **rest):

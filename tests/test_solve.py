@@ -190,6 +190,23 @@ def test_error_falls_as_the_square_root_of_time():
     assert_slope(times, error, -0.5, stderr=error / np.sqrt(2 * 400))
 
 
+def test_the_average_does_not_depend_on_whether_the_end_state_is_drawn():
+    """Law of the average alone: mean and covariance are the first block of the joint law."""
+    A, b, _ = system(d=4, kappa=20.0)
+    n, device = 20_000, tla.Device(beta=3.0, simulator=tla.Law(end_state=False))
+    program = device.program(A)
+    assert tla.solve(program, b, key=KEY, plan=tla.Plan(1.0, 1.0)).stats["state"] is None
+    runs = np.asarray(many(program, b, tla.Plan(BURN_IN, DURATION), jax.random.split(KEY, n)))
+    mean, covariance = (part[:4] for part in reference(A, b, 3.0, False))
+    covariance = covariance[:, :4]
+    assert_within_stderr(runs.mean(0), np.sqrt(np.diag(covariance) / n), mean)
+    spread = np.sqrt((covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / n)
+    found = (runs - mean).T @ (runs - mean) / n
+    assert_within_stderr(found, spread, covariance)
+    with pytest.raises(AssertionError):
+        assert_within_stderr(found, spread, 0.94 * covariance)
+
+
 def test_a_run_continues_where_it_ended():
     """Average over [t0, t0 + tau] from two halves: same law as in one go."""
     A, b, _ = system(d=4, kappa=20.0)

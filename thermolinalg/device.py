@@ -160,6 +160,7 @@ def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array)
     return State(block(given.position), None if given.momentum is None else block(given.momentum))
 
 
+@jax.jit
 def _judge(operator: Operator) -> tuple[jax.Array, Spectrum | None]:
     """Flags that concern the operator, and its spectrum where that is known."""
     if isinstance(operator, Dense) and operator.eigenvalues is None and operator.triangle is not None:

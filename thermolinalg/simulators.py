@@ -108,9 +108,12 @@ class Law:
         after burn-in, by one Cholesky solve (or conjugate gradients) and no ``eigh``. The plan says when that law is
         within 1 % (``plan.long_time``). The run has no end state, and the standard error is itself estimated, from
         eight more right-hand sides.
+    end_state : bool
+        Draw the end state too, so that the run can be continued. Without it a matrix-free draw is a third shorter.
     """
 
     long_time: bool = field(default=False, metadata={"static": True})
+    end_state: bool = field(default=True, metadata={"static": True})
 
     def prepare(self, operator: Operator) -> Operator:
         if self.long_time and isinstance(operator, Dense):
@@ -128,19 +131,19 @@ class Law:
     def _exact(self, machine, force, key, schedule, start):
         pull, momentum = machine.pull(force, start)
         moving = [] if momentum is None else [momentum]
-        noise = white_noise(key, (1 + machine.dynamics.components, *force.shape), force.dtype)
+        read = 1 + machine.dynamics.components if self.end_state else 1
+        noise = white_noise(key, (read, *force.shape), force.dtype)
 
         def coefficients(rates):
             law = machine.law(rates, schedule)
-            return jnp.concatenate([law.force[:, None], law.start[:, 1 : 1 + len(moving)], law.scale()], 1)
+            parts = [law.force[:, None], law.start[:, 1 : 1 + len(moving)], law.scale()[:, :read]]
+            return jnp.concatenate(parts, 1)[:read]
 
         vectors = jnp.concatenate([jnp.stack([pull, *moving]), noise])
-        outputs, converged = machine.operator.combine(coefficients, vectors)
-        average, position, *rest = outputs
+        (average, *end), converged = machine.operator.combine(coefficients, vectors)
         if start is not None:
-            average, position = average + start.position, position + start.position
-        state = State(position, rest[0] if rest else None)
-        return Reading(average, machine.stderr(pull, schedule, momentum), state, converged)
+            average, end[:1] = average + start.position, [position + start.position for position in end[:1]]
+        return Reading(average, machine.stderr(pull, schedule, momentum), State(*end) if end else None, converged)
 
     def _long(self, machine, force, key, schedule, start):
         k, probes = force.shape[1], 8

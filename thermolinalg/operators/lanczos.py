@@ -29,14 +29,24 @@ class Tridiagonal:
     steps: jax.Array
     residual: jax.Array
 
-    def eigh(self) -> tuple[jax.Array, jax.Array]:
-        """Ritz values (m, c) and eigenvectors (m, m, c); what lies past ``steps`` is padding of no weight."""
-        m, c = self.diagonal.shape
-        dtype = self.diagonal.dtype
-        shapes = jax.ShapeDtypeStruct((m, c), dtype), jax.ShapeDtypeStruct((m, m, c), dtype)
-        return jax.pure_callback(
-            _eigh_tridiagonal, shapes, self.diagonal, self.offdiagonal, self.steps, vmap_method="sequential"
-        )
+    def nodes(self) -> jax.Array:
+        """Ritz values, shape (m, c); what lies past ``steps`` is padding of no weight."""
+        shape = jax.ShapeDtypeStruct(self.diagonal.shape, self.diagonal.dtype)
+        operands = self.diagonal, self.offdiagonal, self.steps
+        return jax.pure_callback(_nodes, shape, *operands, vmap_method="sequential")
+
+    def coordinates(self, values: jax.Array) -> jax.Array:
+        """Coordinates (m, p, c) in the Lanczos basis of functions with values (p, m, c) at the Ritz values."""
+        shape = jax.ShapeDtypeStruct((values.shape[1], values.shape[0], values.shape[2]), self.diagonal.dtype)
+        operands = self.diagonal, self.offdiagonal, self.steps, values * self.norms[None, None]
+        return jax.pure_callback(_coordinates, shape, *operands, vmap_method="sequential")
+
+    def quadrature(self) -> tuple[jax.Array, jax.Array]:
+        """Gauss nodes and weights, shape (m, c): sums for quadratic forms with the start vectors."""
+        shape = jax.ShapeDtypeStruct(self.diagonal.shape, self.diagonal.dtype)
+        operands = self.diagonal, self.offdiagonal, self.steps
+        nodes, weights = jax.pure_callback(_quadrature, (shape, shape), *operands, vmap_method="sequential")
+        return nodes, weights * self.norms[None] ** 2
 
 
 def tridiagonalise(matmat: Matmat, block: jax.Array, shift: jax.Array, rtol: float, max_steps: int) -> Tridiagonal:
@@ -99,32 +109,35 @@ def combine(
     shifted by half of it is what has to fall below `rtol`.
     """
     q, d, k = vectors.shape
-    block = jnp.moveaxis(vectors, 0, 1).reshape(d, q * k)
-    real = jnp.finfo(block.dtype).dtype
+    real = jnp.finfo(vectors.dtype).dtype
     value, slope = jax.jvp(function, (jnp.zeros(1, real),), (jnp.ones(1, real),))
     reach = jnp.abs(value[..., 0]) / jnp.abs(slope[..., 0])
     reach = jnp.where(jnp.isfinite(reach) | jnp.isposinf(reach), reach, 0.0).min(0) / 2
-    shift = jnp.repeat(jnp.minimum(reach, jnp.finfo(real).max ** 0.25), k)
-    process = tridiagonalise(matmat, block, shift, rtol, max_steps)
-    nodes, ritz = process.eigh()
-    coefficients = function(nodes.reshape(-1)).reshape((-1, q, max_steps, q, k))
-    own = jnp.einsum("pjmjk->pjmk", coefficients)
-    ritz = ritz.reshape(max_steps, max_steps, q, k)
-    first = ritz[0].transpose(1, 0, 2) * process.norms.reshape(q, 1, k)
-    weights = jnp.einsum("nmjk,pjmk->npjk", ritz, own * first[None]).astype(block.dtype)
+    shift = jnp.broadcast_to(jnp.minimum(reach, jnp.finfo(real).max ** 0.25)[:, None], (q, k))
+    outputs = value.shape[0]
 
-    def step(j, carry):
-        previous, current, beta, total = carry
-        part = jnp.einsum("pqk,dqk->pdk", weights[j], current.reshape(d, q, k))
-        w = matmat(current) - _scaled(previous, beta) - _scaled(current, process.diagonal[j])
-        following = process.offdiagonal[j]
-        return current, _scaled(w, _reciprocal(following)), following, total + part
+    def each(carry, inputs):
+        """Add what one of the q vectors contributes; its k columns go through one process."""
+        total, converged = carry
+        j, block, shift = inputs
+        process = tridiagonalise(matmat, block, shift, rtol, max_steps)
+        values = function(process.nodes().reshape(-1))[:, j].reshape(outputs, max_steps, k)
+        weights = process.coordinates(values).astype(block.dtype)
 
-    start = _scaled(block, _reciprocal(process.norms))
-    total = jnp.zeros((weights.shape[1], d, k), block.dtype)
-    carry = (jnp.zeros_like(block), start, jnp.zeros(q * k, real), total)
-    total = jax.lax.fori_loop(0, process.steps, step, carry)[-1]
-    return total, jnp.all(process.residual <= rtol)
+        def step(i, carry):
+            previous, current, beta, total = carry
+            w = matmat(current) - _scaled(previous, beta) - _scaled(current, process.diagonal[i])
+            following = process.offdiagonal[i]
+            total = total + weights[i][:, None] * current[None]
+            return current, _scaled(w, _reciprocal(following)), following, total
+
+        start = _scaled(block, _reciprocal(process.norms))
+        begin = (jnp.zeros_like(block), start, jnp.zeros(k, real), total)
+        total = jax.lax.fori_loop(0, process.steps, step, begin)[-1]
+        return (total, converged & jnp.all(process.residual <= rtol)), None
+
+    begin = jnp.zeros((outputs, d, k), vectors.dtype), jnp.array(True)
+    return jax.lax.scan(each, begin, (jnp.arange(q), vectors, shift))[0]
 
 
 def _scaled(block, factors):
@@ -136,23 +149,52 @@ def _reciprocal(x):
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1.0), 0.0)
 
 
-def _eigh_tridiagonal(diagonal, offdiagonal, steps):
-    """Diagonalise each column on the host, in float64; padding repeats the first diagonal entry."""
+# On the host, in float64: tridiagonal problems, up to where the process of each column ended.
+
+
+def _columns(diagonal, offdiagonal, steps):
+    """Column number, size, diagonal and off-diagonal of each process; a start vector of zero has none."""
+    for column in np.flatnonzero((diagonal[0] != 0) | (offdiagonal[0] != 0)):
+        stops = np.flatnonzero(offdiagonal[:steps, column] == 0)
+        size = int(stops[0]) + 1 if stops.size else int(steps)
+        if size:
+            main, side = diagonal[:size, column], offdiagonal[: size - 1, column]
+            yield column, size, main.astype(np.float64), side.astype(np.float64)
+
+
+def _padding(diagonal, offdiagonal):
+    """Nodes of no weight where functions of the operator are finite."""
+    empty = (diagonal[0] == 0) & (offdiagonal[0] == 0)
+    return np.broadcast_to(np.where(empty, 1, diagonal[0])[None], diagonal.shape).copy()
+
+
+def _nodes(diagonal, offdiagonal, steps):
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    diagonal, offdiagonal = np.asarray(diagonal), np.asarray(offdiagonal)
+    nodes = _padding(diagonal, offdiagonal)
+    for column, size, main, side in _columns(diagonal, offdiagonal, steps):
+        nodes[:size, column] = eigvalsh_tridiagonal(main, side)
+    return nodes
+
+
+def _quadrature(diagonal, offdiagonal, steps):
     from scipy.linalg import eigh_tridiagonal
 
-    diagonal, offdiagonal, n = np.asarray(diagonal), np.asarray(offdiagonal), int(steps)
-    m, c = diagonal.shape
-    # A start vector of zero has no weight anywhere; its nodes are put where functions of the operator are finite.
-    empty = (diagonal[0] == 0) & (offdiagonal[0] == 0)
-    nodes = np.broadcast_to(np.where(empty, 1, diagonal[0])[None], (m, c)).copy()
-    vectors = np.zeros((m, m, c), diagonal.dtype)
-    for column in range(c):
-        stops = np.flatnonzero(offdiagonal[:n, column] == 0)
-        size = int(stops[0]) + 1 if stops.size else n
-        if size == 0 or empty[column]:
-            continue
-        main = diagonal[:size, column].astype(np.float64)
-        nodes[:size, column], vectors[:size, :size, column] = eigh_tridiagonal(
-            main, offdiagonal[: size - 1, column].astype(np.float64)
-        )
-    return nodes, vectors
+    diagonal, offdiagonal = np.asarray(diagonal), np.asarray(offdiagonal)
+    nodes, weights = _padding(diagonal, offdiagonal), np.zeros_like(diagonal)
+    for column, size, main, side in _columns(diagonal, offdiagonal, steps):
+        nodes[:size, column], vectors = eigh_tridiagonal(main, side)
+        weights[:size, column] = vectors[0] ** 2
+    return nodes, weights
+
+
+def _coordinates(diagonal, offdiagonal, steps, values):
+    from scipy.linalg import eigh_tridiagonal
+
+    values = np.asarray(values)
+    coordinates = np.zeros((values.shape[1], values.shape[0], values.shape[2]), values.dtype)
+    for column, size, main, side in _columns(np.asarray(diagonal), np.asarray(offdiagonal), steps):
+        vectors = eigh_tridiagonal(main, side)[1]
+        coordinates[:size, :, column] = vectors @ (values[:, :size, column] * vectors[0]).T
+    return coordinates

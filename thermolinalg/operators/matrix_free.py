@@ -27,7 +27,7 @@ class MatrixFree(Operator):
     rtol : float
         Accuracy of functions of the operator, as the relative residual of a system solved in the same number of steps.
     max_steps : int
-        Most Lanczos steps of one function; memory grows with its square, not with its product with d.
+        Most Lanczos steps of one function; memory does not grow with it.
     survey_steps, probes : int
         Steps and random start vectors of the survey of the spectrum that :meth:`factor` makes. The vectors are the same
         in every call, so that two surveys of one operator agree. An operator of no more unknowns than that is
@@ -120,9 +120,7 @@ class MatrixFree(Operator):
         """Gauss nodes and weights, shape (m, k), of each column."""
         steps = min(self.survey_steps, self.size)
         no_shift = jnp.zeros(block.shape[1], jnp.finfo(self.dtype).dtype)
-        process = tridiagonalise(self.product, block, no_shift, 0.0, steps)
-        nodes, vectors = process.eigh()
-        return nodes, (vectors[0] * process.norms[None]) ** 2
+        return tridiagonalise(self.product, block, no_shift, 0.0, steps).quadrature()
 
     def _surveyed(self):
         if self.nodes is None or self.counts is None or self.bounds is None:
@@ -139,8 +137,8 @@ def _survey(operator: MatrixFree) -> tuple[jax.Array, jax.Array, tuple[jax.Array
         return rates, jnp.full_like(rates, operator.components), (rates[0], rates[0], rates[-1], rates[-1])
     signs = jax.random.rademacher(jax.random.key(0), (d, operator.probes), real).astype(operator.dtype)
     process: Tridiagonal = tridiagonalise(operator.product, signs, jnp.zeros(operator.probes, real), 0.0, steps)
-    nodes, vectors = process.eigh()
-    counts = operator.components * vectors[0] ** 2 * d / operator.probes
+    nodes, weights = process.quadrature()
+    counts = operator.components * weights / operator.probes
     low, high = jnp.min(nodes), jnp.max(nodes)
     slack = min(0.5, (log(1.648 * sqrt(d) / 0.01) / (2 * steps - 1)) ** 2)
     below = jnp.maximum(low - slack * high, 0.0)
