@@ -302,8 +302,9 @@ def test_measure_of_a_small_matrix_free_operator_knows_its_traces(name):
         np.testing.assert_allclose(trace, values[i, j].sum(), rtol=8 * operator.dim**2 * EPS)
 
 
-def test_measure_of_a_matrix_free_operator_estimates_traces(name="sparse"):
+def test_measure_of_a_matrix_free_operator_estimates_traces():
     """Four random signs have the variance of Hutchinson's estimator: twice the squares off the diagonal, over four."""
+    name = "sparse"
     operator = case(name)[0]
     functions, values = functions_of(name)
     nodes, counts, _ = results(name)["measure"]
