@@ -87,8 +87,9 @@ def test_one_unknown(verb):
 
 def test_nothing_on_the_right_is_answered_by_nothing():
     A, _, _ = system(d=5)
-    for x0 in (None, jnp.ones(5)):
-        out = tla.solve(A, jnp.zeros(5), key=KEY, x0=x0)
+    hasty = tla.Device(simulator=tla.Law(long_time=True))
+    for x0, device in ((None, None), (jnp.ones(5), None), (None, hasty)):
+        out = tla.solve(A, jnp.zeros(5), key=KEY, x0=x0, device=device)
         assert np.all(np.asarray(out.value) == 0)
         assert np.all(np.asarray(out.stderr) == 0)
         assert int(out.status) == 0

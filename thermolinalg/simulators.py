@@ -147,7 +147,9 @@ class Law:
 
     def _long(self, machine, force, key, schedule, start):
         k, probes = force.shape[1], 8
-        variance = jnp.asarray(machine.dynamics.noise(machine.beta) / schedule.duration)
+        duration = jnp.asarray(schedule.duration)
+        # No time is planned where the answer is zero; infinite noise would hide it.
+        variance = machine.dynamics.noise(machine.beta) / jnp.where(duration > 0, duration, jnp.inf)
         noise = white_noise(key, (force.shape[0], k + probes), force.dtype) * jnp.sqrt(variance).astype(force.dtype)
         answers = machine.operator.solve(jnp.concatenate([force, jnp.zeros_like(noise[:, k:])], 1) + noise)
         # The mean of 1/chi^2_n is 1/(n - 2), so this divisor gives (value - truth)/stderr unit mean square.
