@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # Idle threads of the BLAS keep spinning; beside the threads of XLA they slow small factorisations down a hundredfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -14,8 +14,12 @@ PACKAGE = Path(tla.__file__).parent
 STORY = [
     *("relaxation", "solution"),
     *("operators.base", "operators.lanczos", "operators.modal", "operators.sparse", "operators.matrix_free"),
-    *("operators.convert", "operators", "spectrum", "laws", "dynamics", "simulators", "device", "convergence", "plan"),
-    *("primitives.solve", "primitives", "certify", "cost", "testing"),
+    *("operators.convert", "operators", "spectrum", "laws", "transition", "paths", "conditioning", "process", "drifts"),
+    *("dynamics", "covariances", "draws", "simulators", "device", "encodings", "convergence"),
+    *("plan.times", "plan.search", "plan.linear", "plan.inverse", "plan.samples", "plan"),
+    *("second_moments", "free_energy"),
+    *("primitives.solve", "primitives.inverse", "primitives.lyapunov", "primitives.expm", "primitives.logdet"),
+    *("primitives", "certify", "cost", "interop.host", "interop.lineax_solver", "interop.terms", "interop", "testing"),
     *("__init__", "files", "figures", "report", "cli", "__main__"),
 ]
 """Every module, from floor to roof; each may import only what stands before it."""

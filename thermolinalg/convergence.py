@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaincc, gammaln
 from jax.scipy.stats import norm
 
+from thermolinalg.covariances import overlap, shortfall
 from thermolinalg.laws import Scalar
 from thermolinalg.simulators import Machine, Schedule
 
@@ -143,6 +144,74 @@ def squared_error(machine: Machine, problem: Problem, schedule: Schedule, rtol: 
     counts = problem.counts[:, None]
     cumulants = [jnp.sum(weights ** (j - 1) * (counts * weights + j * bias), 0) for j in (1, 2, 3, 4)]
     return SquaredError(jnp.stack(cumulants), jnp.max(weights, 0))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Covariance:
+    r"""What the error of an inverse depends on: the spectrum alone.
+
+    Attributes
+    ----------
+    nodes, counts : Array, shape (n,)
+        Eigenvalues, and how many modes stand for each.
+    crowding : Array, shape ()
+        What entries that share a mode add to the variance of the squared error, times the duration cubed.
+    """
+
+    nodes: jax.Array
+    counts: jax.Array
+    crowding: jax.Array
+
+    @classmethod
+    def of(cls, machine: Machine, bins: int = 64) -> "Covariance":
+        """Return the problem of a factored operator; more than `bins` eigenvalues are gathered in as many bins."""
+        nodes, counts, _ = machine.operator.measure(jnp.zeros((machine.operator.dim, 0), machine.operator.dtype))
+        counts = counts / machine.operator.components
+        if nodes.size > bins:
+            low, high = jnp.log(jnp.min(nodes)), jnp.log(jnp.max(nodes))
+            width = jnp.where(high > low, (high - low) / (bins - 1), 1.0)
+            place = jnp.round((jnp.log(nodes) - low) / width).astype(jnp.int32)
+            total = jnp.zeros(bins, nodes.dtype)
+            inverse = total.at[place].add(counts / nodes)
+            counts = total.at[place].add(counts)
+            nodes = jnp.where(counts > 0, counts / jnp.where(counts > 0, inverse, 1.0), jnp.max(nodes))
+        memory = machine.dynamics.memory(nodes)
+        speeds = jnp.abs(memory.decay)
+        omega = jnp.exp(jnp.linspace(jnp.log(1e-3 * jnp.min(speeds)), jnp.log(1e2 * jnp.max(speeds)), 128))
+        line = memory.position * memory.decay / (memory.decay**2 + omega[:, None, None].astype(memory.decay.dtype) ** 2)
+        power = 2 * jnp.sum(line.real, 1) / nodes[None]
+        density = jnp.sum(counts[None] * power**2, 1) * jnp.sum(counts[None] * power, 1) ** 2
+        crowding = 4 / machine.operator.components * jnp.trapezoid(density * omega, jnp.log(omega)) / jnp.pi
+        return cls(nodes, counts, crowding)
+
+    def error(self, machine: Machine, schedule: Schedule, rtol: Scalar) -> SquaredError:
+        r"""Law of the squared error of the inverse, in units of ``(rtol * norm of the inverse)**2``, Frobenius norm.
+
+        Notes
+        -----
+        Entries of the covariance count as Gaussian, which holds for many effective samples; that entries which share a
+        mode are large together is added to the variance, and to the higher moments in proportion.
+        """
+        memory = machine.dynamics.memory(self.nodes)
+        times = schedule.duration, schedule.samples
+        target = jnp.asarray(rtol).astype(self.nodes.dtype) ** 2 * jnp.sum(self.counts / self.nodes**2)
+        gram = overlap(memory, memory, *times) / (self.nodes[:, None] * self.nodes[None]) / target
+        bias = shortfall(memory, schedule.burn_in, *times) ** 2 / self.nodes**2 / target
+        components = machine.operator.components
+        weights, pairs = 2 / components * gram, self.counts[:, None] * self.counts[None]
+        own = jnp.diagonal(weights)
+        cumulants = []
+        for j in (1, 2, 3, 4):
+            central = jnp.sum(pairs * weights**j)
+            if components == 1:
+                central = (central + jnp.sum(self.counts * own**j)) / 2
+            cumulants.append(central + jnp.sum(j * self.counts * bias * own ** (j - 1)))
+        duration = jnp.asarray(schedule.duration).astype(self.nodes.dtype)
+        extra = self.crowding / target**2 / jnp.where(duration > 0, duration, jnp.inf) ** 3 / cumulants[1]
+        growth = 1 + extra
+        scaled = [cumulants[j] * growth**j for j in range(4)]
+        return SquaredError(jnp.stack(scaled)[:, None], (jnp.max(own) * growth)[None])
 
 
 def sankaran_tail(x: jax.Array, degrees: jax.Array, noncentrality: jax.Array) -> jax.Array:

@@ -50,18 +50,11 @@ class RunLaw:
 
     def scale(self) -> jax.Array:
         """Lower triangular factor of the covariance, of the same shape; a mode without noise gives zeros."""
-        size = self.covariance.shape[0]
-        rows: list[list[jax.Array]] = []
-        zero = jnp.zeros_like(self.covariance[0, 0])
-        for i in range(size):
-            row = [zero] * size
-            for j in range(i + 1):
-                above = row if i == j else rows[j]
-                rest = self.covariance[i, j] - sum((row[k] * above[k] for k in range(j)), zero)
-                pivot = jnp.sqrt(jnp.maximum(rest, 0.0)) if i == j else above[j]
-                row[j] = pivot if i == j else jnp.where(pivot > 0, rest / jnp.where(pivot > 0, pivot, 1.0), 0.0)
-            rows.append(row)
-        return jnp.stack([jnp.stack(row) for row in rows])
+        return _triangle(self.covariance)
+
+    def end_scale(self) -> jax.Array:
+        """Lower triangular factor of the covariance of the end state alone, shape (s, s, \\*modes)."""
+        return _triangle(self.covariance[1:, 1:])
 
 
 def overdamped(
@@ -205,6 +198,22 @@ class _Step:
     change: jax.Array
     force: jax.Array
     covariance: jax.Array
+
+
+def _triangle(covariance: jax.Array) -> jax.Array:
+    """Cholesky factor (n, n, *modes) of small covariances, mode by mode."""
+    size = covariance.shape[0]
+    rows: list[list[jax.Array]] = []
+    zero = jnp.zeros_like(covariance[0, 0])
+    for i in range(size):
+        row = [zero] * size
+        for j in range(i + 1):
+            above = row if i == j else rows[j]
+            rest = covariance[i, j] - sum((row[k] * above[k] for k in range(j)), zero)
+            pivot = jnp.sqrt(jnp.maximum(rest, 0.0)) if i == j else above[j]
+            row[j] = pivot if i == j else jnp.where(pivot > 0, rest / jnp.where(pivot > 0, pivot, 1.0), 0.0)
+        rows.append(row)
+    return jnp.stack([jnp.stack(row) for row in rows])
 
 
 def _product(a, b):

@@ -2,7 +2,8 @@ r"""Elementary functions of a relaxing mode, free of cancellation.
 
 A mode that relaxes at rate :math:`\lambda` has the autocorrelation :math:`e^{-\lambda t}`. Every law of a
 time average is built from a handful of integrals of that exponential; they are collected here in forms that keep full
-relative precision for every argument, zero included, in float32 as in float64.
+relative precision for every argument, zero included, in float32 as in float64. A mode that rings has a complex rate,
+with the same integrals.
 """
 
 from math import factorial
@@ -26,8 +27,8 @@ def _series(z, coefficients):
 
 
 def _split(z):
-    """Return the mask ``z < 1`` and two copies of `z`, each safe for the branch that uses it."""
-    small = z < 1.0
+    """Return the mask ``|z| < 1`` and two copies of `z`, each safe for the branch that uses it."""
+    small = jnp.abs(z) < 1.0
     return small, jnp.where(small, z, 0.0), jnp.where(small, 1.0, z)
 
 

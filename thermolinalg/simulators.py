@@ -4,12 +4,15 @@ r"""How a reading of the device is obtained on a digital computer.
 exact steps. Both are given the force b and never the answer.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
 
+from thermolinalg import covariances, draws
+from thermolinalg.draws import white_noise
 from thermolinalg.dynamics import Dynamics
 from thermolinalg.laws import RunLaw, Scalar
 from thermolinalg.operators import Dense, MatrixFree, Modal, Operator
@@ -92,6 +95,9 @@ class Simulator(Protocol):
     def respond(self, machine: Machine, force: jax.Array, schedule: Schedule) -> jax.Array:
         """Mean of the reading for a start at rest: linear in the force, and free of noise."""
 
+    def covariance(self, machine: Machine, key: jax.Array, schedule: Schedule) -> Reading:
+        """Run once from rest without a force, and read the second moment times beta, shape (d, d)."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -127,6 +133,38 @@ class Law:
         if self.long_time:
             return machine.operator.solve(force)
         return machine.operator.apply(lambda rates: machine.law(rates, schedule).force[0], force)
+
+    def covariance(self, machine, key, schedule):
+        operator, samples = machine.operator, schedule.samples
+        if self.long_time:
+            if samples is None:
+                raise ValueError("the long-time law of a covariance is that of independent samples; plan some samples")
+            factor = draws.bartlett(key, operator.dim, samples, operator.dtype)
+            factor = solve_triangular(operator.triangle, factor, lower=True, trans="C")
+            count = operator.components * jnp.asarray(samples).astype(factor.dtype)
+            value = factor @ (factor.conj().T / count)
+            return Reading(value, covariances.independent_stderr(value, samples), None, jnp.array(True))
+        rates, basis, dynamics = operator.rates, operator.from_modes(_eye(operator)), machine.dynamics
+        memory, duration = dynamics.memory(rates), jnp.asarray(schedule.duration).astype(rates.dtype)
+        count = 20 * duration * jnp.max(jnp.abs(memory.decay)) + 1 if samples is None else jnp.asarray(samples)
+        whole = jnp.ceil(count.astype(rates.dtype))
+        # Effective samples of the slowest mode, and correlation of squares of neighbouring samples.
+        fewest = 1 / jnp.max(jnp.diagonal(covariances.overlap(memory, memory, duration, samples)))
+        alike = jnp.exp(-2 * jnp.min(dynamics.relaxation(rates)) * duration / whole)
+        choice = jnp.where(alike < 1e-3, 0, jnp.where(fewest >= 20, 1, 2))
+
+        def walked():
+            return draws.walk(key, *_steps(machine, rates, schedule, whole), whole.astype(int), operator.dtype) * (
+                jnp.asarray(machine.beta).astype(operator.dtype)
+            )
+
+        options = [
+            lambda: draws.independent(key, rates, whole, operator.dtype),
+            lambda: draws.correlated(key, rates, memory, duration, whole, operator.dtype),
+            walked,
+        ]
+        moment = jax.lax.switch(choice, options)
+        return _as_inverse(machine, basis, moment, whole, schedule)
 
     def _exact(self, machine, force, key, schedule, start):
         pull, momentum = machine.pull(force, start)
@@ -228,15 +266,37 @@ class Trajectory:
     def respond(self, machine, force, schedule):
         return Law().respond(machine, force, schedule)
 
+    def covariance(self, machine, key, schedule):
+        operator = machine.operator
+        samples = jnp.asarray(self.steps if schedule.samples is None else schedule.samples)
+        steps = _steps(machine, operator.rates, schedule, samples)
+        moment = draws.walk(key, *steps, samples, operator.dtype) * jnp.asarray(machine.beta).astype(operator.dtype)
+        seen = replace(schedule, samples=samples)
+        return _as_inverse(machine, operator.from_modes(_eye(operator)), moment, samples, seen)
+
 
 def _affine(coefficients: jax.Array, block: jax.Array) -> jax.Array:
     """Contract coefficients (p, q, n) with modes (q, n, k)."""
     return (coefficients[..., None].astype(block.dtype) * block[None]).sum(1)
 
 
-def white_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Standard normal numbers; real and imaginary parts each, for every degree of freedom has the same temperature."""
-    if not jnp.issubdtype(dtype, jnp.complexfloating):
-        return jax.random.normal(key, shape, dtype)
-    real, imaginary = jax.random.normal(key, (2, *shape), jnp.finfo(dtype).dtype)
-    return jax.lax.complex(real, imaginary)
+def _eye(operator: Operator) -> jax.Array:
+    return jnp.eye(operator.dim, dtype=operator.dtype)
+
+
+def _steps(machine: Machine, rates: jax.Array, schedule: Schedule, samples: jax.Array) -> tuple[RunLaw, RunLaw]:
+    """Laws of the burn-in and of the step from one sample to the next."""
+    step = jnp.asarray(schedule.duration).astype(rates.dtype) / samples.astype(rates.dtype)
+    return machine.law(rates, Schedule(schedule.burn_in, 0.0)), machine.law(rates, Schedule(0.0, step))
+
+
+def _as_inverse(
+    machine: Machine, basis: jax.Array, moment: jax.Array, samples: jax.Array, schedule: Schedule
+) -> Reading:
+    """The second moment, summed over samples in the eigenbasis, as an estimate of the inverse."""
+    operator = machine.operator
+    count = operator.components * samples.astype(operator.dtype)
+    value = basis @ ((moment / count) @ basis.conj().T)
+    times = schedule.burn_in, schedule.duration, schedule.samples
+    stderr = covariances.inverse_stderr(machine.dynamics, operator.rates, basis, *times)
+    return Reading((value + value.conj().T) / 2, stderr, None, jnp.array(True))

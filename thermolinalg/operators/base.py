@@ -132,10 +132,12 @@ class Modal(Operator):
 
     def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
         q, d, k = vectors.shape
-        modes = self.to_modes(jnp.moveaxis(vectors, 0, 1).reshape(d, q * k)).reshape(d, q, k)
-        mixed = mix(function(self.rates), modes)
+        # With the columns leading, they stay on their devices if they are spread over several.
+        modes = self.to_modes(jnp.moveaxis(vectors, 0, 2).reshape(d, k * q)).reshape(d, k, q)
+        mixed = mix(function(self.rates), jnp.moveaxis(modes, 2, 1))
         p = mixed.shape[1]
-        outputs = jnp.moveaxis(self.from_modes(mixed.reshape(d, p * k)).reshape(d, p, k), 1, 0)
+        outputs = self.from_modes(jnp.moveaxis(mixed, 1, 2).reshape(d, k * p)).reshape(d, k, p)
+        outputs = jnp.moveaxis(outputs, 2, 0)
         return outputs, jnp.array(True)
 
     def magnitude(self, function: Function, vectors: jax.Array) -> jax.Array:

@@ -123,17 +123,37 @@ def _inspect(matrix):
     return jnp.all(jnp.isfinite(matrix)), jnp.where(largest > 0, deviation / jnp.where(largest > 0, largest, 1), 0)
 
 
+def _all_finite(block: jax.Array) -> bool:
+    """Whether a block is finite; a single process need not hold all of it."""
+    if block.is_fully_addressable:
+        return bool(np.isfinite(block).all())
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(jnp.isfinite(block)))
+
+
 def as_inexact(x: Any, name: str) -> jax.Array:
     """Return `x` as a floating or complex array: its own type, or the default one for integers."""
     try:
         array = jnp.asarray(x)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numeric, got {type(x).__name__}: {error}") from None
+    if is_concrete(array):
+        _check_sharding(array.sharding, name)
     if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_:
         return array.astype(jnp.zeros(()).dtype)
     if jnp.finfo(array.dtype).bits < 32:
         raise ValueError(f"{name} has dtype {array.dtype}; 16-bit floats cannot hold the laws, pass float32 or float64")
     return array
+
+
+def _check_sharding(sharding: jax.sharding.Sharding, name: str) -> None:
+    if not isinstance(sharding, jax.sharding.NamedSharding) or not any(sharding.spec):
+        return
+    if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
+        raise ValueError(
+            f"{name} is spread over explicit axes of a mesh, {sharding.spec}, where JAX leaves the sharding of every "
+            "intermediate result to the code; make the mesh with axis_types=(jax.sharding.AxisType.Auto,) * axes"
+        )
 
 
 def as_block(b: Any, operator: Operator, name: str) -> jax.Array:
@@ -149,7 +169,7 @@ def as_block(b: Any, operator: Operator, name: str) -> jax.Array:
         raise ValueError(
             f"{name} must have shape ({operator.dim},) or ({operator.dim}, k) to match the operator, got {block.shape}"
         )
-    if is_concrete(block) and not np.isfinite(block).all():
+    if is_concrete(block) and not _all_finite(block):
         raise ValueError(f"{name} has entries that are not finite; look for NaN, infinity or overflow in its making")
     if jnp.issubdtype(block.dtype, jnp.complexfloating) and operator.components == 1:
         raise ValueError(f"{name} is complex and A is real; pass A.astype(complex) to solve for both parts at once")

@@ -31,22 +31,34 @@ class Tridiagonal:
 
     def nodes(self) -> jax.Array:
         """Ritz values, shape (m, c); what lies past ``steps`` is padding of no weight."""
-        shape = jax.ShapeDtypeStruct(self.diagonal.shape, self.diagonal.dtype)
-        operands = self.diagonal, self.offdiagonal, self.steps
-        return jax.pure_callback(_nodes, shape, *operands, vmap_method="sequential")
+        return self._on_host(_nodes, jax.ShapeDtypeStruct((len(self.diagonal), 1), self.diagonal.dtype))
 
     def coordinates(self, values: jax.Array) -> jax.Array:
         """Coordinates (m, p, c) in the Lanczos basis of functions with values (p, m, c) at the Ritz values."""
-        shape = jax.ShapeDtypeStruct((values.shape[1], values.shape[0], values.shape[2]), self.diagonal.dtype)
-        operands = self.diagonal, self.offdiagonal, self.steps, values * self.norms[None, None]
-        return jax.pure_callback(_coordinates, shape, *operands, vmap_method="sequential")
+        shape = jax.ShapeDtypeStruct((values.shape[1], values.shape[0], 1), self.diagonal.dtype)
+        return self._on_host(_coordinates, shape, values * self.norms[None, None])
 
     def quadrature(self) -> tuple[jax.Array, jax.Array]:
         """Gauss nodes and weights, shape (m, c): sums for quadratic forms with the start vectors."""
-        shape = jax.ShapeDtypeStruct(self.diagonal.shape, self.diagonal.dtype)
-        operands = self.diagonal, self.offdiagonal, self.steps
-        nodes, weights = jax.pure_callback(_quadrature, (shape, shape), *operands, vmap_method="sequential")
+        shape = jax.ShapeDtypeStruct((len(self.diagonal), 1), self.diagonal.dtype)
+        nodes, weights = self._on_host(_quadrature, (shape, shape))
         return nodes, weights * self.norms[None] ** 2
+
+    def _on_host(self, function, shapes, *tables):
+        """Call a function of single columns (..., 1) on the host, one after another.
+
+        JAX copies large operands of a callback on the threads that run the devices. Where all of those wait in a
+        collective for this very callback, the copy never starts; small operands are copied at once.
+        """
+
+        def call(columns):
+            diagonal, offdiagonal, *rest = columns
+            return jax.pure_callback(
+                function, shapes, diagonal, offdiagonal, self.steps, *rest, vmap_method="sequential"
+            )
+
+        columns = [jnp.moveaxis(x, -1, 0)[..., None] for x in (self.diagonal, self.offdiagonal, *tables)]
+        return jax.tree.map(lambda x: jnp.moveaxis(x[..., 0], 0, -1), jax.lax.map(call, columns))
 
 
 def tridiagonalise(matmat: Matmat, block: jax.Array, shift: jax.Array, rtol: float, max_steps: int) -> Tridiagonal:

@@ -5,6 +5,7 @@ from math import log, sqrt
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from thermolinalg.operators.base import Function, Matmat, Operator
 from thermolinalg.operators.lanczos import Tridiagonal, combine, tridiagonalise
@@ -90,7 +91,8 @@ class MatrixFree(Operator):
             nodes, weights = self._quadrature(block)
             values = function(nodes.ravel())[j].reshape(nodes.shape)
             total = total + jnp.sqrt(jnp.sum(weights * values**2, 0) / self.size)
-        return jnp.broadcast_to(total[None], vectors.shape[1:])
+        # One number for all entries of a column, but spread over devices as the vectors are.
+        return shard_alike(vectors[0], jnp.broadcast_to(total[None], vectors.shape[1:]))[1]
 
     def solve(self, block: jax.Array) -> jax.Array:
         def one(column: jax.Array) -> jax.Array:

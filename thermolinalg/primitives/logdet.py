@@ -1,0 +1,217 @@
+"""Log determinants, from the free energy that couples the oscillators."""
+
+from functools import partial
+from math import log
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from thermolinalg.device import Device, as_program
+from thermolinalg.dynamics import Dynamics, check_positive
+from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration, check_whole
+from thermolinalg.laws import Scalar
+from thermolinalg.operators import Diagonal, Kronecker, LowRank, MatrixFree, Modal, Operator, is_concrete
+from thermolinalg.solution import Solution, Status
+from thermolinalg.spectrum import Spectrum
+
+_FORGOTTEN = 1e-3
+"""Correlation of the squares of two successive samples."""
+
+
+def logdet(
+    A: Any,
+    *,
+    key: jax.Array,
+    samples: int = 20_000,
+    estimator: Estimator | None = None,
+    reference: Scalar | None = None,
+    device: Device | None = None,
+) -> Solution:
+    r"""Estimate the log determinant of `A` by the free energy that couples the oscillators.
+
+    The device samples the stationary law of :math:`H(s) = aI + s(A - aI)` at some s, from which
+
+    .. math:: \ln\det A = d\ln a + \beta\int_0^1 \langle x^\top (A - aI) x\rangle_s\,ds
+
+    is estimated; for complex unknowns, with two real degrees of freedom each, the integral is halved.
+
+    Parameters
+    ----------
+    A : array (d, d), operator, SciPy sparse matrix, lineax operator or Program
+        Symmetric, or complex Hermitian, positive definite.
+    key : PRNG key
+        Two calls with one key return the same estimate.
+    samples : int, >= 1
+        Samples in all, split evenly over the nodes of the path, or over both ends of each of its stages.
+    estimator : Estimator, optional
+        :class:`ThermodynamicIntegration` by default; or :class:`BennettRatio`, :class:`Jarzynski`, or your own.
+    reference : float, > 0, optional
+        The stiffness a of the uncoupled start; by default :math:`\sqrt{\lambda_\min\lambda_\max}`.
+    device : Device, optional
+        The ideal overdamped device by default. Not together with a program. The temperature drops out.
+
+    Returns
+    -------
+    Solution
+        ``value`` and ``stderr``, real, shape (); ``status``; ``stats`` with the ``reference``, the ``positions`` on the
+        path, the ``samples`` taken at each (0: not used) and the ``spacing`` in time between them, the number of
+        ``nodes``, the ``device_time`` in all, and what the standard error is made of: ``thermal``, ``bias`` of the
+        estimator as predicted (of the quadrature, for thermodynamic integration) and ``survey``.
+
+    Raises
+    ------
+    ValueError
+        If `A` is not square, finite, symmetric and positive definite to working precision, `samples` is not a whole
+        number or too small for the estimator, `reference` is not positive, or the estimator has infinite variance with
+        it. Under ``jit`` values cannot be looked at: faults in them set ``status``.
+
+    Notes
+    -----
+    Samples are taken as independent: between two the device has to relax for ``spacing``, :math:`\ln(10^3)/(2\mu)` with
+    :math:`\mu` the relaxation rate of the slowest mode of H(s), after which the squares of an overdamped device have a
+    correlation of :math:`10^{-3}`. Times are in the units of the equation of motion. The changes of s, each of which
+    needs a burn-in, and correlations left over are not counted.
+
+    ``stderr`` is the root mean square error: thermal noise, predicted bias, and the survey. The error grows as
+    :math:`\sqrt{d/\mathtt{samples}}`; a digital Cholesky factorisation gives the exact answer for less than this
+    simulation costs.
+
+    A matrix-free operator is known by its survey alone, stochastic Lanczos quadrature with few probes. The error of
+    that is the same for every key, and does not fall with `samples`: ``survey`` bounds its standard deviation over the
+    random probes by that of the worst eigenvectors, :math:`(2/p)(\operatorname{tr}F^2 - (\operatorname{tr}F)^2/d)` in
+    the square for p probes and :math:`F = \ln A`. Often it is the largest part; raise ``probes`` of the operator. It
+    is an artefact of the simulation, not of a device.
+
+    Derivatives with respect to `A` are the exact :math:`\operatorname{tr}(A^{-1}dA)`, without noise, except for
+    matrix-free operators beyond the size of their survey, where the trace is estimated with ``probes`` random signs.
+    A dense `A` is symmetric, and so is its gradient. The standard error is treated as constant.
+
+    References
+    ----------
+    Aifer et al., *Thermodynamic linear algebra*, arXiv:2308.05660.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> A = jnp.array([[3.0, 1.0], [1.0, 2.0]])
+    >>> f = logdet(A, key=jax.random.key(0))
+    >>> bool(abs(f.value - jnp.log(5.0)) < 4 * f.stderr)
+    True
+    >>> slope = jax.grad(lambda A: logdet(A, key=jax.random.key(0)).value)(A)
+    >>> bool(jnp.allclose(slope, jnp.linalg.inv(A), atol=1e-5))
+    True
+    """
+    check_whole("samples", samples, 1)
+    check_positive(reference=reference)
+    estimator = ThermodynamicIntegration() if estimator is None else estimator
+    program = as_program(A, device)
+    operator = program.machine.operator.factor()
+    lower, low, high, upper = operator.extremes()
+    start = jnp.asarray(jnp.sqrt(low) * jnp.sqrt(high) if reference is None else reference, low.dtype)
+    # What was not positive definite under jit has a status, and would fail here only by the way.
+    estimator.check(low, high, start, int(samples))
+    dynamics = program.machine.dynamics.resolve(Spectrum(low, high, lower, upper))
+    operands = operator, program.operator, dynamics, start, program.status, key
+    solution = _logdet(*operands, estimator, int(samples))
+    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
+        raise ValueError("the answer is not finite: the scale of A or the reference overflows its dtype; rescale them")
+    return solution
+
+
+@partial(jax.jit, static_argnums=7)
+def _logdet(
+    operator: Operator,
+    couplings: Operator,
+    dynamics: Dynamics,
+    reference: jax.Array,
+    flags: jax.Array,
+    key: jax.Array,
+    estimator: Estimator,
+    samples: int,
+) -> Solution:
+    fixed, a = jax.lax.stop_gradient((operator, reference))
+    d, components = operator.dim, operator.components
+    rates, counts, _ = fixed.measure(jnp.zeros((d, 1), operator.dtype))
+    _, low, high, _ = fixed.extremes()
+    whole = components if isinstance(operator, Modal) else None
+    modes = Modes((rates - a) / a, counts, (low - a) / a, (high - a) / a, whole)
+    draw, signs = jax.random.split(key)
+    estimate = jax.lax.stop_gradient(estimator(modes, draw, samples))
+    value = d * jnp.log(a) + estimate.difference / components
+    thermal, bias = jnp.sqrt(estimate.variance) / components, estimate.bias / components
+    survey = _survey_error(fixed, modes)
+    slowest = dynamics.relaxation(a * (1 + estimate.positions * jnp.minimum(modes.low, modes.high)))
+    spacing = jnp.where(estimate.samples > 0, log(1 / _FORGOTTEN) / (2 * slowest), 0)
+    stats = {
+        "reference": a,
+        "positions": estimate.positions,
+        "samples": estimate.samples,
+        "nodes": jnp.sum(estimate.samples > 0),
+        "spacing": spacing,
+        "device_time": jnp.sum(estimate.samples.astype(spacing.dtype) * spacing),
+        "thermal": thermal,
+        "bias": bias,
+        "survey": survey,
+    }
+    stderr = jnp.sqrt(thermal**2 + bias**2 + survey**2)
+    known = (flags & int(Status.NOT_POSITIVE_DEFINITE)) != 0
+    status = flags | estimate.status | jnp.where(known | jnp.isfinite(value), 0, int(Status.NOT_FINITE))
+    fault = jnp.where(a > 0, 0, int(Status.NOT_FINITE))
+    value = jnp.where(known, jnp.nan, _implicit(fixed, couplings, signs, value))
+    return Solution(value, stderr, (status | fault).astype(jnp.int32), stats)
+
+
+def _survey_error(operator: Operator, modes: Modes) -> jax.Array:
+    """Bound on the standard deviation of the trace of the logarithm over the probes of a survey."""
+    if not isinstance(operator, MatrixFree) or operator.dim <= operator.survey_steps:
+        return jnp.zeros_like(modes.low)
+    weights = modes.counts / operator.components
+    mean = jnp.sum(weights * modes.logarithms) / operator.dim
+    return jnp.sqrt(2 / operator.probes * jnp.sum(weights * (modes.logarithms - mean) ** 2))
+
+
+@jax.custom_jvp
+def _implicit(operator: Operator, couplings: Operator, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Return `value`, which moves by the trace of the inverse times the change of the couplings."""
+    return value
+
+
+@_implicit.defjvp
+def _implicit_jvp(primals, tangents):
+    operator, couplings, key, value = primals
+    return value, _trace(operator, couplings, tangents[1], key).astype(value.dtype)
+
+
+def _trace(operator: Operator, couplings: Operator, moved: Any, key: jax.Array) -> jax.Array:
+    r""":math:`\operatorname{tr}(A^{-1}dA)`; linear in what the couplings move by."""
+    if isinstance(operator, Kronecker) and isinstance(couplings, Kronecker):
+        parts = zip(operator.factors, couplings.factors, moved.factors, strict=True)
+        traces = [_trace(*part, key) * (operator.dim / part[0].dim) for part in parts]
+        return jnp.sum(jnp.stack(traces))
+    if isinstance(couplings, LowRank):
+        # V changes on both sides, by one solve of its width; the shift needs the trace of the inverse only.
+        inverse = _solve(operator, couplings, couplings.columns)
+        rates, counts, _ = operator.measure(jnp.zeros_like(couplings.columns[:, :1]))
+        shift = jnp.sum(counts / rates) / operator.components * moved.shift
+        return shift + 2 * jnp.sum((inverse.conj() * moved.columns).real)
+    d, dtype = operator.dim, operator.dtype
+    if isinstance(couplings, Diagonal):
+        probes, count = jnp.ones((d, 1), dtype), 1
+    elif isinstance(operator, MatrixFree) and d > operator.survey_steps:
+        real, count = jnp.finfo(dtype).dtype, operator.probes
+        probes = jax.random.rademacher(key, (d, count), real).astype(dtype)
+    else:
+        probes, count = jnp.eye(d, dtype=dtype), 1
+    change = jax.jvp(lambda x: x.matmat(probes), (couplings,), (moved,))[1]
+    return jnp.sum((probes.conj() * _solve(operator, couplings, change)).real) / count
+
+
+def _solve(operator: Operator, couplings: Operator, block: jax.Array) -> jax.Array:
+    """Solve by the factors at hand; JAX differentiates it as a solve with the couplings."""
+    return jax.lax.custom_linear_solve(
+        couplings.matmat,
+        block,
+        lambda _, right: operator.solve(right),
+        lambda _, right: operator.solve(right.conj()).conj(),
+    )

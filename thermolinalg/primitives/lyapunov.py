@@ -1,0 +1,132 @@
+"""Lyapunov equations, from the covariance of a process with any drift and diffusion."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from thermolinalg import plan as planning
+from thermolinalg.device import Device
+from thermolinalg.encodings import Encoded, stationary
+from thermolinalg.laws import Scalar
+from thermolinalg.operators import is_concrete
+from thermolinalg.plan import Plan, check_plan
+from thermolinalg.second_moments import read
+from thermolinalg.solution import Solution, Status
+
+
+def lyapunov(
+    A: Any,
+    Q: ArrayLike,
+    *,
+    key: jax.Array,
+    rtol: Scalar | None = None,
+    confidence: Scalar = 0.95,
+    plan: Plan | None = None,
+    device: Device | None = None,
+) -> Solution:
+    r"""Estimate the solution of :math:`AX + XA^* = Q` by the covariance of a process.
+
+    The device runs, from rest,
+
+    .. math:: dx = -Ax\,dt + \mathcal N(0, Q\,dt),
+
+    whose stationary covariance is X, and averages :math:`xx^*` over equally spaced samples.
+
+    Parameters
+    ----------
+    A : array (d, d), operator, SciPy sparse matrix or lineax operator
+        Stable: every eigenvalue has a positive real part. It need not be symmetric, normal or diagonalisable.
+    Q : array, shape (d, d)
+        Symmetric, or Hermitian, positive semi-definite, of any rank.
+    key : PRNG key
+        Two calls with one key return the same estimate.
+    rtol : float, in (0, 1), default 5e-2
+        Relative error in the Frobenius norm to plan for. Not together with `plan`.
+    confidence : float, in (0, 1)
+        Fraction of runs that keep to `rtol`.
+    plan : Plan, optional
+        With ``samples``; from ``thermolinalg.plan.lyapunov`` or by hand.
+    device : Device, optional
+        An overdamped device; the ideal one by default. The noise is that of `Q`, so its temperature does not matter.
+
+    Returns
+    -------
+    Solution
+        ``value`` and ``stderr``, shape (d, d); ``status``; ``stats`` with ``plan``, ``time_constants``, and
+        ``correlation``, the largest of the squares of two successive samples.
+
+    Raises
+    ------
+    ValueError
+        If `A` is not square and stable, `Q` is not symmetric and positive semi-definite or does not match, or a
+        tolerance or plan is out of range. Under ``jit`` the same faults set ``status``.
+
+    Notes
+    -----
+    The relative error of N independent samples is :math:`\sqrt{(\operatorname{tr}X)^2 + \|X\|_F^2}/(\sqrt N
+    \|X\|_F)`. Samples that are far enough apart are drawn as one Wishart matrix at a cost independent of N; others are
+    walked in exact steps. The law is computed by doubling, without eigenvectors; the digital solution is a by-product.
+
+    Derivatives are those of the equation, without noise of their own.
+
+    References
+    ----------
+    Aifer et al., *Thermodynamic linear algebra*, arXiv:2308.05660.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> A = jnp.array([[1.0, 5.0], [0.0, 2.0]])
+    >>> X = lyapunov(A, jnp.eye(2), key=jax.random.key(0))
+    >>> exact = jnp.array([[31.0, -5.0], [-5.0, 3.0]]) / 12
+    >>> bool(jnp.all(jnp.abs(X.value - exact) < 5 * X.stderr))
+    True
+    """
+    if plan is not None and rtol is not None:
+        raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    encoded = stationary(A, Q, device)
+    if plan is None:
+        plan = planning.lyapunov(A, Q, rtol=5e-2 if rtol is None else rtol, confidence=confidence, device=device)
+    return check_answer(run(encoded, key, check_samples(plan)), "A or Q")
+
+
+def check_samples(plan: Plan) -> Plan:
+    """Return a plan whose times make sense and that has samples; a second moment is read of samples."""
+    if plan.samples is None:
+        raise ValueError("this reading is of samples: give the plan a number of them")
+    return check_plan(plan)
+
+
+def check_answer(solution: Solution, operands: str) -> Solution:
+    """Return the solution unless it is known not to be finite."""
+    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
+        raise ValueError(f"the answer is not finite: the scale of {operands} or the plan overflows its dtype")
+    return solution
+
+
+@jax.jit
+def run(encoded: Encoded, key: jax.Array, plan: Plan) -> Solution:
+    """Run an encoded problem and read its second moment."""
+    schedule = jax.lax.stop_gradient(plan.schedule)
+    fixed = jax.lax.stop_gradient(encoded)
+    moment, stderr, alike = read(fixed, key, schedule)
+    mean = (
+        encoded.covariance
+        if encoded.lag is None
+        else encoded.after(encoded.lag)[0] * encoded.gain.astype(encoded.entries)
+    )
+    gain = fixed.gain.astype(fixed.entries)
+    # Moves as the mean does when the operands move; adds nothing otherwise.
+    value = gain * moment + (mean - jax.lax.stop_gradient(mean))
+    finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(stderr))
+    samples = jnp.asarray(plan.samples)
+    flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    if encoded.lag is None:
+        few = (samples < value.shape[0]) & (jnp.linalg.norm(fixed.covariance) > 0)
+        flags |= jnp.where(few, int(Status.FEW_SAMPLES), 0).astype(jnp.int32)
+    stats = {"plan": plan, "correlation": alike, "time_constants": plan.time_constants}
+    if encoded.lag is not None:
+        stats["amplification"] = fixed.gain
+    return Solution(value, fixed.gain * stderr, flags, stats)

@@ -1,0 +1,164 @@
+"""What a device reads of an encoded problem: a second moment, of independent samples or of correlated ones."""
+
+import jax
+import jax.numpy as jnp
+
+from thermolinalg.draws import bartlett, white_noise
+from thermolinalg.encodings import Encoded
+from thermolinalg.paths import root
+from thermolinalg.plan.samples import FORGOTTEN
+from thermolinalg.simulators import Law, Schedule, Trajectory
+
+_BLOCK = 512
+"""Steps of a walk between two updates of the sum; a power of two."""
+
+
+def read(encoded: Encoded, key: jax.Array, schedule: Schedule) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Run an encoded problem from rest, and read its moment.
+
+    Returns
+    -------
+    Array, shape (d, d)
+        The moment, not yet multiplied by the gain.
+    Array, shape (d, d)
+        Its root mean square error, entry by entry.
+    Array, shape ()
+        Largest correlation of the squares of two successive samples.
+    """
+    samples, duration = (jnp.asarray(x).astype(encoded.drift.dtype) for x in (schedule.samples, schedule.duration))
+    spacing = duration / samples
+    covariance = encoded.covariance
+    step = encoded.after(spacing)
+    length = jnp.linalg.norm(covariance)
+    alike = jnp.linalg.norm(step[0] @ covariance @ step[0].conj().T) / jnp.where(length > 0, length, 1)
+    begin = encoded.after(schedule.burn_in)
+
+    def independent():
+        return _independent(encoded, key, samples), _independent_variance(encoded, begin[0], samples)
+
+    def walked():
+        return _walked(encoded, key, begin[1], spacing, samples), _variance(encoded, begin[0], spacing, samples)
+
+    simulator = encoded.simulator
+    if isinstance(simulator, Trajectory):
+        value, variance = walked()
+    elif isinstance(simulator, Law) and simulator.long_time:
+        value, variance = independent()
+    else:
+        # The spacing of a plan may miss the mark by its own resolution.
+        value, variance = jax.lax.cond(alike <= 1.5 * FORGOTTEN, independent, walked)
+    return value, jnp.sqrt(variance), alike
+
+
+def _independent(encoded: Encoded, key: jax.Array, samples: jax.Array) -> jax.Array:
+    """Moment of independent samples, at a cost that does not depend on their number."""
+    spread = root(encoded.covariance)
+    first, second = jax.random.split(key)
+    factor = bartlett(first, spread.shape[0], samples, spread.dtype)
+    count = encoded.components * samples.astype(spread.dtype)
+    early = spread @ factor
+    if encoded.lag is None:
+        return early @ early.conj().T / count
+    # Later states are what is left of early ones, and noise that knows of them through the factor alone.
+    propagator, covariance = encoded.after(encoded.lag)
+    late = propagator @ early + root(covariance) @ white_noise(second, factor.shape, factor.dtype)
+    return late @ early.conj().T / count
+
+
+def _walked(encoded: Encoded, key: jax.Array, begin: jax.Array, spacing: jax.Array, samples: jax.Array) -> jax.Array:
+    """Moment of equally spaced samples of one run, walked in exact steps."""
+    dtype, size = encoded.entries, encoded.covariance.shape[0]
+    scale = (1 / jnp.sqrt(jnp.asarray(encoded.components, encoded.drift.dtype))).astype(dtype)
+    lag = jnp.zeros_like(spacing) if encoded.lag is None else encoded.lag
+    early, late = encoded.after(lag), encoded.after(jnp.maximum(spacing - lag, 0))
+    roots = [root(covariance).T * scale for covariance in (begin, early[1], late[1])]
+    powers = [late[0] @ early[0]]
+    while 2 ** len(powers) < _BLOCK:
+        powers.append(powers[-1] @ powers[-1])
+    key, first = jax.random.split(key)
+    state = white_noise(first, (1, size), dtype) @ roots[0]
+
+    def block(j, carry):
+        state, moment = carry
+        noise = white_noise(jax.random.fold_in(key, j), (2, _BLOCK, size), dtype)
+        soon = noise[0] @ roots[1]
+        push = soon @ late[0].T + noise[1] @ roots[2]
+        # States at the start of each step; the last push leads to the next block.
+        states = _recursion(powers, jnp.concatenate([state, push[:-1]]))
+        after = states[-1:] @ powers[0].T + push[-1:]
+        live = (j * _BLOCK + jnp.arange(_BLOCK))[:, None] < jnp.ceil(samples).astype(int)
+        seen = jnp.where(live, states, 0)
+        later = seen if encoded.lag is None else seen @ early[0].T + jnp.where(live, soon, 0)
+        return after, moment + later.T @ seen.conj()
+
+    blocks = jnp.ceil(samples / _BLOCK).astype(int)
+    moment = jax.lax.fori_loop(0, blocks, block, (state, jnp.zeros((size, size), dtype)))[1]
+    return moment / samples.astype(dtype)
+
+
+def _recursion(powers: list[jax.Array], pushes: jax.Array) -> jax.Array:
+    """States of x_k = E x_(k-1) + push_k, by matrix products: every other one first, with E^2, then those between."""
+    if len(pushes) == 1:
+        return pushes
+    even, odd = pushes[0::2], pushes[1::2]
+    later = _recursion(powers[1:], even @ powers[0].T + odd)
+    between = jnp.concatenate([even[:1], later[:-1] @ powers[0].T + even[1:]])
+    return jnp.stack([between, later], 1).reshape(pushes.shape)
+
+
+def _independent_variance(encoded: Encoded, begun: jax.Array, samples: jax.Array) -> jax.Array:
+    """Mean square error of each entry of a moment of independent samples."""
+    covariance = encoded.covariance
+    missing = begun @ covariance @ begun.conj().T
+    if encoded.lag is not None:
+        propagator = encoded.after(encoded.lag)[0]
+        missing = propagator @ missing
+        cross = (propagator @ covariance) ** 2
+    else:
+        cross = covariance**2
+    own = jnp.diagonal(covariance).real
+    variance = own[:, None] * own[None]
+    if encoded.components == 1:
+        variance = variance + cross
+    # Only the first sample remembers the start.
+    return variance / samples + (jnp.abs(missing) / samples) ** 2
+
+
+def _variance(encoded: Encoded, begun: jax.Array, spacing: jax.Array, samples: jax.Array) -> jax.Array:
+    r"""Mean square error of each entry of a moment of correlated samples, by its sum over lags.
+
+    .. math::
+
+        \operatorname{Var} S_{ab} = \frac1{N^2} \sum_{|u|<N} (N - |u|)
+            [R_{aa}(u\Delta) R_{bb}(u\Delta) + R_{ab}(u\Delta + t) R_{ba}(u\Delta - t)]
+    """
+    covariance = encoded.covariance
+    lag = jnp.zeros_like(spacing) if encoded.lag is None else encoded.lag
+    forth, rest = encoded.after(lag)[0], encoded.after(jnp.maximum(spacing - lag, 0))[0]
+    step = rest @ forth
+    missing = begun @ covariance @ begun.conj().T
+    cutoff = 1e-7 * jnp.linalg.norm(covariance)
+
+    def entries(power, before):
+        """Covariance of two products that lie this far apart."""
+        own = jnp.diagonal(power @ covariance)
+        total = (own[:, None] * own.conj()[None]).real
+        if encoded.components == 2:
+            return total
+        return total + (power @ forth @ covariance) * (before @ covariance).T
+
+    def add(carry):
+        u, power, before, total, bias = carry
+        weight = 2 * (samples - u) / samples**2
+        total = total + weight * entries(power, before)
+        return u + 1, power @ step, step @ before, total, bias + power @ missing @ power.conj().T
+
+    def more(carry):
+        return (carry[0] < samples) & (jnp.linalg.norm(carry[1] @ covariance) > cutoff)
+
+    own = jnp.diagonal(covariance).real
+    total = own[:, None] * own[None]
+    if encoded.components == 1:
+        total = total + (forth @ covariance) ** 2
+    *_, total, bias = jax.lax.while_loop(more, add, (jnp.ones_like(samples), step, rest, total / samples, missing))
+    return jnp.maximum(total, 0) + jnp.abs(forth @ bias / samples.astype(bias.dtype)) ** 2
