@@ -18,7 +18,7 @@ STORY = [
     *("dynamics", "covariances", "draws", "simulators", "device", "encodings", "convergence"),
     *("plan.times", "plan.search", "plan.linear", "plan.inverse", "plan.samples", "plan"),
     *("second_moments", "free_energy"),
-    *("primitives.solve", "primitives.inverse", "primitives.lyapunov", "primitives.expm", "primitives.logdet"),
+    *("primitives.general", "primitives.solve", "primitives.inverse", "primitives.gaussian", "primitives.lyapunov", "primitives.expm", "primitives.logdet"),
     *("primitives", "certify", "cost", "interop.host", "interop.lineax_solver", "interop.terms", "interop", "testing"),
     *("__init__", "files", "figures", "report", "cli", "__main__"),
 ]

@@ -154,6 +154,17 @@ class Modal(Operator):
         return self.rates, jnp.full_like(self.rates, self.components), jnp.abs(self.to_modes(block)) ** 2
 
 
+def implicit_solve(operator: Operator, block: jax.Array, solve: Matmat) -> jax.Array:
+    """Return ``solve(block)``, which JAX differentiates as a solve with the operator, whatever computes it."""
+    return jax.lax.custom_linear_solve(
+        operator.matmat,
+        block,
+        lambda _, right: solve(right),
+        # The transpose of a Hermitian matrix is its conjugate.
+        lambda _, right: solve(right.conj()).conj(),
+    )
+
+
 def mix(coefficients: jax.Array, modes: jax.Array) -> jax.Array:
     """Contract coefficients (p, q, n) with modes (n, q, k) to (n, p, k), mode by mode."""
     coefficients = jnp.moveaxis(coefficients, 2, 0).astype(modes.dtype)

@@ -11,7 +11,7 @@ from thermolinalg.device import Device, as_program
 from thermolinalg.dynamics import Dynamics, check_positive
 from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration, check_whole
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Diagonal, Kronecker, LowRank, MatrixFree, Modal, Operator, is_concrete
+from thermolinalg.operators import Diagonal, Kronecker, LowRank, MatrixFree, Modal, Operator, implicit_solve, is_concrete
 from thermolinalg.solution import Solution, Status
 from thermolinalg.spectrum import Spectrum
 
@@ -191,7 +191,7 @@ def _trace(operator: Operator, couplings: Operator, moved: Any, key: jax.Array) 
         return jnp.sum(jnp.stack(traces))
     if isinstance(couplings, LowRank):
         # V changes on both sides, by one solve of its width; the shift needs the trace of the inverse only.
-        inverse = _solve(operator, couplings, couplings.columns)
+        inverse = implicit_solve(couplings, couplings.columns, operator.solve)
         rates, counts, _ = operator.measure(jnp.zeros_like(couplings.columns[:, :1]))
         shift = jnp.sum(counts / rates) / operator.components * moved.shift
         return shift + 2 * jnp.sum((inverse.conj() * moved.columns).real)
@@ -204,14 +204,4 @@ def _trace(operator: Operator, couplings: Operator, moved: Any, key: jax.Array) 
     else:
         probes, count = jnp.eye(d, dtype=dtype), 1
     change = jax.jvp(lambda x: x.matmat(probes), (couplings,), (moved,))[1]
-    return jnp.sum((probes.conj() * _solve(operator, couplings, change)).real) / count
-
-
-def _solve(operator: Operator, couplings: Operator, block: jax.Array) -> jax.Array:
-    """Solve by the factors at hand; JAX differentiates it as a solve with the couplings."""
-    return jax.lax.custom_linear_solve(
-        couplings.matmat,
-        block,
-        lambda _, right: operator.solve(right),
-        lambda _, right: operator.solve(right.conj()).conj(),
-    )
+    return jnp.sum((probes.conj() * implicit_solve(couplings, change, operator.solve)).real) / count

@@ -9,9 +9,11 @@ from jax.typing import ArrayLike
 
 from thermolinalg import plan as planning
 from thermolinalg.device import Device, Program, as_program, as_start
+from thermolinalg.drifts import General
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import as_block, is_concrete
+from thermolinalg.operators import as_block, implicit_solve, is_concrete
 from thermolinalg.plan import Plan, check_plan
+from thermolinalg.primitives.general import solve_general
 from thermolinalg.simulators import Schedule, State
 from thermolinalg.solution import Solution, Status
 
@@ -37,9 +39,11 @@ def solve(
 
     Parameters
     ----------
-    A : array (d, d), operator, SciPy sparse matrix, lineax operator or Program
+    A : array (d, d), operator, SciPy sparse matrix, lineax operator, Program or General
         Symmetric, or complex Hermitian, positive definite. A program (``device.program(A)``) is factored once for many
-        calls.
+        calls. Wrap a matrix that is not symmetric: ``General(A)`` runs on the device as it is if it is stable (every
+        eigenvalue has a positive real part), and through the normal equations :math:`A^*Ax = A^*b` if it is not, with
+        the condition number squared.
     b : array, shape (d,) or (d, k)
         Right-hand sides. Each column is a run of its own, with independent noise.
     key : PRNG key
@@ -60,7 +64,8 @@ def solve(
     Solution
         ``value`` and ``stderr`` in the shape of `b`; ``status``; ``stats`` with ``plan``, ``state`` (the end state),
         ``noise`` (variance of the residual of a long average, for :func:`thermolinalg.certify`), ``time_constants``
-        of the device, and ``spectrum`` where it is known.
+        of the device, and ``spectrum`` where it is known. For a general matrix ``kappa``, the condition number of the
+        system that was run, and ``normal_equations`` take its place.
 
     Raises
     ------
@@ -99,6 +104,8 @@ def solve(
     """
     if plan is not None and rtol is not None:
         raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    if isinstance(A, General):
+        return solve_general(A, b, key=key, rtol=rtol, confidence=confidence, plan=plan, device=device, x0=x0)
     program = as_program(A, device)
     force = as_block(b, program.operator, "b")
     start = as_start(x0, program.operator, force)
@@ -146,8 +153,4 @@ def _implicit(program: Program, schedule: Schedule, value: jax.Array, residual: 
 def _implicit_jvp(primals, tangents):
     program, schedule, value, _ = primals
     operator = program.machine.operator
-    # The response is linear, symmetric and close to the inverse; this tells JAX so, whatever computes it.
-    moved = jax.lax.custom_linear_solve(
-        operator.matmat, tangents[3], lambda _, force: program.respond(force, schedule), symmetric=True
-    )
-    return value, moved
+    return value, implicit_solve(operator, tangents[3], lambda force: program.respond(force, schedule))

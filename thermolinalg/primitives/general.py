@@ -1,0 +1,179 @@
+"""Linear systems without symmetry: the process itself where it is stable, the normal equations where it is not."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from thermolinalg import plan as planning
+from thermolinalg.convergence import SquaredError
+from thermolinalg.device import Device
+from thermolinalg.drifts import General, as_drift, as_real, settling_time
+from thermolinalg.dynamics import Overdamped
+from thermolinalg.laws import Scalar
+from thermolinalg.operators import Dense, as_block, is_concrete
+from thermolinalg.paths import root
+from thermolinalg.plan import Plan, check_plan
+from thermolinalg.plan.times import check_fractions
+from thermolinalg.simulators import Law, State
+from thermolinalg.solution import Solution, Status
+from thermolinalg.transition import average, stable
+
+
+def solve_general(
+    A: General,
+    b: ArrayLike,
+    *,
+    key: jax.Array,
+    rtol: Scalar | None,
+    confidence: Scalar,
+    plan: Plan | None,
+    device: Device | None,
+    x0: ArrayLike | State | None,
+) -> Solution:
+    """Solve as :func:`thermolinalg.solve` does, for a matrix without symmetry."""
+    matrix = as_drift(A)
+    device = Device() if device is None else device
+    if not isinstance(device.dynamics, Overdamped):
+        raise ValueError("a matrix without symmetry needs an overdamped device; leave out dynamics=Underdamped(...)")
+    if not isinstance(device.simulator, Law):
+        raise ValueError("a matrix without symmetry is simulated in law; leave out simulator=Trajectory(...)")
+    if x0 is not None:
+        raise ValueError("a run on a matrix without symmetry starts at rest in the origin; solve for the rest of b")
+    operator = Dense(matrix)
+    force = as_block(b, operator, "b")
+    values = np.linalg.svd(matrix, compute_uv=False) if is_concrete(matrix) else None
+    if values is not None and not values[-1] > len(values) * np.finfo(values.dtype).eps * values[0]:
+        raise ValueError(
+            f"A is singular to working precision: its singular values run from {values[-1]:.3g} to {values[0]:.3g}"
+        )
+    tolerances = (1e-2 if rtol is None else rtol, confidence)
+    if plan is None:
+        check_fractions(rtol=tolerances[0], confidence=confidence)
+    else:
+        check_plan(plan)
+    solution = _solve(matrix, force, key, plan, device, *tolerances)
+    shaped = replace(
+        solution, value=solution.value.reshape(jnp.shape(b)), stderr=solution.stderr.reshape(jnp.shape(b))
+    )
+    if is_concrete(shaped.status) and int(shaped.status) & Status.NOT_FINITE:
+        raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
+    return shaped
+
+
+@jax.jit
+def _solve(
+    matrix: jax.Array,
+    force: jax.Array,
+    key: jax.Array,
+    plan: Plan | None,
+    device: Device,
+    rtol: Scalar,
+    confidence: Scalar,
+) -> Solution:
+    A, b = jax.lax.stop_gradient((matrix, force))
+    direct = stable(as_real(A))
+    operands = A, b, key, plan, device, rtol, confidence
+    answer, stderr, times, kappa, status = jax.lax.cond(direct, lambda: _direct(*operands), lambda: _normal(*operands))
+    value = _implicit(A, answer, force - matrix @ answer)
+    finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(stderr))
+    flags = status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    stats = {"plan": times, "time_constants": times.time_constants, "kappa": kappa, "normal_equations": ~direct}
+    return Solution(value, stderr, flags, stats)
+
+
+def _direct(A, b, key, plan, device, rtol, confidence):
+    """The time average of the process itself. Real and imaginary parts are cells of their own."""
+    drift, k = as_real(A), b.shape[1]
+    force = jnp.concatenate([b.real, b.imag]) if jnp.iscomplexobj(b) else b
+    n, dtype = drift.shape[0], drift.dtype
+    # The simulator works out the law of the device, and needs what the device relaxes to.
+    goal = jnp.linalg.solve(drift, force)
+    sizes = jnp.linalg.svd(drift, compute_uv=False)
+    noise = 2 / jnp.asarray(device.beta).astype(dtype)
+    if plan is None:
+        plan = _plan(drift, goal, sizes, noise, *(jnp.asarray(x).astype(dtype) for x in (rtol, confidence)))
+    xi = jax.random.normal(key, (n, k), dtype)
+    duration = jnp.asarray(plan.duration).astype(dtype)
+    if device.simulator.long_time:
+        scale = jnp.sqrt(noise / jnp.where(duration > 0, duration, jnp.inf))
+        inverse = jnp.linalg.solve(drift, jnp.eye(n, dtype=dtype))
+        mean, spread = goal, scale * inverse @ xi
+        variance, left = scale**2 * jnp.sum(inverse**2, 1, keepdims=True), jnp.zeros_like(goal)
+    else:
+        law = average(
+            drift, jnp.zeros(n, dtype), noise * jnp.eye(n, dtype=dtype), plan.burn_in, duration, plan.samples
+        )
+        covariance, left = law.covariance[n:, n:], law.propagator[n:, :n] @ goal
+        mean, spread = goal - left, root(covariance) @ xi
+        variance = jnp.diagonal(covariance)[:, None]
+    answer, square = mean + spread, variance + left**2
+    if jnp.iscomplexobj(b):
+        d = b.shape[0]
+        answer, square = jax.lax.complex(answer[:d], answer[d:]), square[:d] + square[d:]
+    kappa = sizes[0] / sizes[-1]
+    status = jnp.where(kappa * jnp.finfo(dtype).eps > 1e-3, int(Status.LOW_PRECISION), 0).astype(jnp.int32)
+    return answer, jnp.sqrt(square), plan, kappa, status
+
+
+def _plan(drift, goal, sizes, noise, rtol, confidence):
+    """A burn-in that leaves a tenth of the tolerance, and the averaging that the law of long averages asks for."""
+    length = jnp.linalg.norm(goal, axis=0)
+    live = length > 0
+    relative = jnp.where(live, 1 / jnp.where(live, length, 1), 0)
+    columns = goal * relative[None]
+    burn_in = settling_time(drift, columns, 0.1 * rtol / goal.shape[1] ** 0.5)
+    weights = noise * (relative[None] / sizes[:, None] / rtol) ** 2
+
+    def keeps(duration):
+        cumulants = [jnp.sum((weights / duration) ** j, 0) for j in (1, 2, 3, 4)]
+        cumulants[0] = cumulants[0] + 0.01 * live.astype(relative.dtype)
+        return jnp.all(SquaredError(jnp.stack(cumulants), jnp.max(weights, 0)).exceedance() <= 1 - confidence)
+
+    def halve(_, ends):
+        middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
+        good = keeps(middle)
+        return jnp.where(good, ends[0], middle), jnp.where(good, middle, ends[1])
+
+    most = 10 * jnp.max(jnp.sum(weights, 0)) / (1 - confidence)
+    duration = 1.005 * jax.lax.fori_loop(0, 50, halve, (1e-9 * most, most))[1]
+    needed = jnp.any(live)
+    times = (jnp.where(needed, time, 0.0) for time in (burn_in, duration))
+    return Plan(*times, None, rtol, confidence, sizes[0])
+
+
+def _normal(A, b, key, plan, device, rtol, confidence):
+    """The normal equations, on an operator that is positive definite whatever A is."""
+    squared = A.conj().T @ A
+    operator = Dense((squared + squared.conj().T) / 2)
+    program = device.program(operator)
+    force = A.conj().T @ b
+    if plan is None:
+        found = planning.solve(program, force, rtol=rtol, confidence=confidence)
+        real = found.burn_in.dtype
+        given = (jnp.asarray(x).astype(real) for x in (rtol, confidence))
+        plan = Plan(found.burn_in, found.duration, None, *given, found.clock)
+    reading = program.run(force, key, plan.schedule)
+    sizes = jnp.linalg.svd(A, compute_uv=False)
+    return reading.average, reading.stderr, plan, (sizes[0] / sizes[-1]) ** 2, program.status
+
+
+@jax.custom_jvp
+def _implicit(A: jax.Array, value: jax.Array, residual: jax.Array) -> jax.Array:
+    """Return `value`, which moves by the answer to the residual when that does."""
+    return value
+
+
+@_implicit.defjvp
+def _implicit_jvp(primals, tangents):
+    A, value, _ = primals
+    moved = jax.lax.custom_linear_solve(
+        lambda x: A @ x,
+        tangents[2],
+        lambda _, right: jnp.linalg.solve(A, right),
+        lambda _, right: jnp.linalg.solve(A.T, right),
+    )
+    return value, moved
