@@ -1,6 +1,6 @@
 """Inverse, exponential, Lyapunov equation, log determinant and processes: against thermox and exact digital routes.
 
-    python benchmarks/primitives.py [--smoke] [--json FILE] [--only inverse|exponential|lyapunov|logdet|process|gemm]
+    python benchmarks/primitives.py [--smoke] [--json FILE] [--only gemm|inverse|process|exponential|lyapunov|logdet]
 
 Everything is in float64, jitted where a peer can be, and runs as called where it is ours. The thermox rows need the
 extra ``bench``; without it they are left out.
@@ -19,8 +19,11 @@ from timing import Timing, goal, installed, interleave, once, ratio, show, write
 
 import thermolinalg as tla
 
-SIZES = {64: 9, 256: 5, 1024: 3}
+SIZES = {64: 7, 256: 5, 1024: 2}
 """Rounds after the first call, for each size; the slowest rows have fewer."""
+
+PEER = 512
+"""Largest size for thermox: at 1024 its diagonalisation alone may take most of a minute."""
 
 Calls = dict[str, Callable[[], Any]]
 WALK = tla.Device(simulator=tla.Trajectory())
@@ -66,13 +69,17 @@ def by_size(
     first = sizes[min(sizes)]
     absent = "" if installed("thermox") else "thermox is not installed and left out"
     heads = {f"d = {d}": row for d, row in sizes.items()}
-    rows = [{"": n} | {c: 1e3 * row["times"][n]["median_s"] for c, row in heads.items()} for n in first["times"]]
+    rows = [{"": n} | {c: _milliseconds(row["times"].get(n)) for c, row in heads.items()} for n in first["times"]]
     show(f"{title}: milliseconds; {samples} samples", rows, absent)
-    rows = [{"": n} | {c: row["ratios"][n] for c, row in heads.items()} for n in first["ratios"]]
+    rows = [{"": n} | {c: row["ratios"].get(n) for c, row in heads.items()} for n in first["ratios"]]
     if rows:
         show(f"{title}: ratios", rows, absent)
     held = {f"{n}, d = {d}": (sizes[d]["ratios"].get(n), g) for n, d, g in goals if d in sizes}
     return {"samples": samples, "sizes": sizes, "goals": {n: goal(v, **g) for n, (v, g) in held.items() if v}}
+
+
+def _milliseconds(record: Mapping[str, Any] | None) -> float | None:
+    return None if record is None else 1e3 * record["median_s"]
 
 
 def inverse(smoke: bool) -> dict[str, Any]:
@@ -108,12 +115,12 @@ def _inverse(d: int, samples: int, repeats: int) -> dict[str, Any]:
         "scipy.linalg.inv": lambda: scipy.linalg.inv(dense),
         "product (d, N)(N, d)": lambda: product(tall, other),
     }
-    if installed("thermox"):
+    if installed("thermox") and d <= PEER:
         from thermox.linalg import inv
 
         thermox = jax.jit(lambda A: inv(A, num_samples=samples, key=key))
         calls["thermox"] = partial(thermox, A)
-    times = interleave(calls, repeats, thermox=1 if d > 512 else min(3, repeats))
+    times = interleave(calls, repeats, thermox=min(3, repeats))
     ours = ["walk, new", "walk", "by frequency, new", "independent, new", "independent, Cholesky"]
     pairs = [("thermox", name) for name in ours]
     pairs += [("independent, Cholesky", "jnp.linalg.inv")]
@@ -130,7 +137,7 @@ def _inverse(d: int, samples: int, repeats: int) -> dict[str, Any]:
             "walk, at 2 N d^2": 2e-9 * samples * d**2 / times["walk"].median,
             "walk, at N d^2": 1e-9 * samples * d**2 / times["walk"].median,
         },
-        "errors": errors({name: calls[name]() for name in sampled}, np.linalg.inv(dense)) if d < 512 else {},
+        "errors": errors({name: calls[name]() for name in sampled}, np.linalg.inv(dense)) if d <= PEER else {},
     }
 
 
@@ -151,18 +158,18 @@ def _exponential(d: int, samples: int, repeats: int) -> dict[str, Any]:
         "jax.scipy.linalg.expm": lambda: exponent(-G),
         "scipy.linalg.expm": lambda: scipy.linalg.expm(dense),
     }
-    if installed("thermox"):
+    if installed("thermox") and d <= PEER:
         from thermox.linalg import expm, expnegm
 
         negative = jax.jit(lambda G: expnegm(G, num_samples=samples, key=key))
         calls["thermox"] = partial(negative, G)
-        if d < 512:
+        if samples > 1000:
             positive = jax.jit(lambda A: expm(A, num_samples=samples, key=key, alpha=0.0))
             calls["thermox.linalg.expm"] = partial(positive, -G)
-    slow = {} if d < 512 else {"thermox": 1, "chain": 1}
-    times = interleave(calls, repeats, **{"thermox": 3, "thermox.linalg.expm": 1} | slow)
+    fewer = {"thermox": min(3, repeats), "thermox.linalg.expm": 1} | ({"chain": 1} if d > PEER else {})
+    times = interleave(calls, repeats, **fewer)
     pairs = [("thermox", "independent"), ("thermox", "chain"), ("independent", "jax.scipy.linalg.expm")]
-    sampled = {name: calls[name]() for name in ("independent", "chain", "thermox") if name in calls and d < 512}
+    sampled = {name: calls[name]() for name in ("independent", "chain", "thermox") if name in calls and d <= PEER}
     return {
         "times": {name: timing.record() for name, timing in times.items() if name != "thermox.linalg.expm"},
         "thermox_expm": times["thermox.linalg.expm"].record() if "thermox.linalg.expm" in times else None,
@@ -185,8 +192,8 @@ def _lyapunov(d: int, samples: int, repeats: int) -> dict[str, Any]:
         "walk": lambda: tla.lyapunov(G, Q, key=key, plan=near, device=WALK),
         "scipy": lambda: scipy.linalg.solve_continuous_lyapunov(drift, noise),
     }
-    times = interleave(calls, repeats, **({} if d < 512 else {"walk": 1, "scipy": 1}))
-    sampled = {name: calls[name]() for name in ("independent", "walk") if d < 512}
+    times = interleave(calls, repeats, **({} if d <= PEER else {"walk": 1, "scipy": 1}))
+    sampled = {name: calls[name]() for name in ("independent", "walk") if d <= PEER}
     return {
         "times": {name: timing.record() for name, timing in times.items()},
         "ratios": ratios(times, [("independent", "scipy"), ("walk", "scipy")]),
@@ -225,7 +232,9 @@ def process(smoke: bool) -> dict[str, Any]:
     rng = np.random.default_rng(2)
     grids = {"even": 0.1 * np.arange(n), "uneven": np.cumsum(rng.uniform(0.05, 0.15, n))}
     drifts = dict(zip(("symmetric", "general"), matrices(d), strict=True))
-    cases = {f"{kind}, {grid}": _process(A, ts, repeats) for kind, A in drifts.items() for grid, ts in grids.items()}
+    pairs = [(kind, grid) for kind in drifts for grid in grids]
+    chosen = pairs[::3] if smoke else pairs
+    cases = {f"{kind}, {grid}": _process(drifts[kind], grids[grid], repeats) for kind, grid in chosen}
     rows = [{"": n} | {c: 1e3 * row["times"][n]["median_s"] for c, row in cases.items()} for n in _names(cases)]
     show(f"Process: milliseconds; d = {d}, {n} times", rows)
     rows = [{"": n} | {c: row["ratios"][n] for c, row in cases.items()} for n in next(iter(cases.values()))["ratios"]]
@@ -286,12 +295,12 @@ def gemm(smoke: bool) -> dict[str, Any]:
 
 
 PARTS = {
+    "gemm": gemm,
     "inverse": inverse,
+    "process": process,
     "exponential": exponential,
     "lyapunov": lyapunov,
     "logdet": logdet,
-    "process": process,
-    "gemm": gemm,
 }
 
 
@@ -303,6 +312,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="one part of all")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    # A quick check is all compilation.
+    jax.config.update("jax_disable_most_optimizations", arguments.smoke)
     results = {}
     for name, part in PARTS.items():
         if arguments.only in (None, name):

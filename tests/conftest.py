@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # Idle threads of the BLAS keep spinning; beside the threads of XLA they slow small factorisations down a hundredfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Small problems, thousands of them: compiling takes longer than running.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 from hypothesis import HealthCheck, settings

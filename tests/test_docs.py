@@ -24,7 +24,9 @@ def test_docstring_examples(name):
 
 
 def test_public_functions_have_an_example():
-    for verb in (tla.solve, tla.plan.solve, tla.certify, tla.cost, tla.Device, tla.Spectrum):
+    verbs = [tla.solve, tla.inv, tla.lyapunov, tla.expm, tla.logdet, tla.gaussian, tla.extremes, tla.certify, tla.cost]
+    plans = [tla.plan.solve, tla.plan.inv, tla.plan.lyapunov, tla.plan.expm]
+    for verb in (*verbs, *plans, tla.Device, tla.Spectrum, tla.General, tla.OrnsteinUhlenbeck):
         assert ">>>" in verb.__doc__, verb
 
 

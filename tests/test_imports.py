@@ -18,9 +18,19 @@ STORY = [
     *("dynamics", "covariances", "draws", "simulators", "device", "encodings", "convergence"),
     *("plan.times", "plan.search", "plan.linear", "plan.inverse", "plan.samples", "plan"),
     *("second_moments", "free_energy"),
-    *("primitives.general", "primitives.solve", "primitives.inverse", "primitives.gaussian", "primitives.lyapunov", "primitives.expm", "primitives.logdet"),
+    *(
+        "primitives.general",
+        "primitives.solve",
+        "primitives.inverse",
+        "primitives.gaussian",
+        "primitives.extremes",
+        "primitives.lyapunov",
+        "primitives.expm",
+        "primitives.logdet",
+    ),
     *("primitives", "certify", "cost", "interop.host", "interop.lineax_solver", "interop.terms", "interop", "testing"),
-    *("__init__", "files", "figures", "report", "cli", "__main__"),
+    *("__init__", "files", "figures", "report", "commands.session", "commands.job", "commands.linear"),
+    *("commands.matrices", "commands.ensembles", "commands", "cli", "__main__"),
 ]
 """Every module, from floor to roof; each may import only what stands before it."""
 

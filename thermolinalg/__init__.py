@@ -22,6 +22,7 @@ from thermolinalg.operators import MatrixFree as MatrixFree
 from thermolinalg.operators import as_operator as as_operator
 from thermolinalg.plan import Plan as Plan
 from thermolinalg.primitives import expm as expm
+from thermolinalg.primitives import extremes as extremes
 from thermolinalg.primitives import gaussian as gaussian
 from thermolinalg.primitives import inv as inv
 from thermolinalg.primitives import logdet as logdet

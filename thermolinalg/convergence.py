@@ -179,7 +179,8 @@ class Covariance:
         memory = machine.dynamics.memory(nodes)
         speeds = jnp.abs(memory.decay)
         omega = jnp.exp(jnp.linspace(jnp.log(1e-3 * jnp.min(speeds)), jnp.log(1e2 * jnp.max(speeds)), 128))
-        line = memory.position * memory.decay / (memory.decay**2 + omega[:, None, None].astype(memory.decay.dtype) ** 2)
+        decay, weight = memory.decay[None], memory.position[None]
+        line = weight * decay / (decay**2 + omega[:, None, None].astype(decay.dtype) ** 2)
         power = 2 * jnp.sum(line.real, 1) / nodes[None]
         density = jnp.sum(counts[None] * power**2, 1) * jnp.sum(counts[None] * power, 1) ** 2
         crowding = 4 / machine.operator.components * jnp.trapezoid(density * omega, jnp.log(omega)) / jnp.pi
@@ -207,8 +208,10 @@ class Covariance:
             if components == 1:
                 central = (central + jnp.sum(self.counts * own**j)) / 2
             cumulants.append(central + jnp.sum(j * self.counts * bias * own ** (j - 1)))
-        duration = jnp.asarray(schedule.duration).astype(self.nodes.dtype)
-        extra = self.crowding / target**2 / jnp.where(duration > 0, duration, jnp.inf) ** 3 / cumulants[1]
+        # A run shorter than the slowest relaxation is one sample, and no shorter one is worse.
+        one = 1 / jnp.min(machine.dynamics.relaxation(self.nodes))
+        duration = jnp.maximum(jnp.asarray(schedule.duration).astype(self.nodes.dtype), one)
+        extra = self.crowding / target**2 / duration**3 / cumulants[1]
         growth = 1 + extra
         scaled = [cumulants[j] * growth**j for j in range(4)]
         return SquaredError(jnp.stack(scaled)[:, None], (jnp.max(own) * growth)[None])
@@ -227,7 +230,9 @@ def sankaran_tail(x: jax.Array, degrees: jax.Array, noncentrality: jax.Array) ->
     p = spread / mean**2
     m = (h - 1) * (1 - 3 * h)
     centre = 1 + h * p * (h - 1 - (2 - h) * m * p / 2)
-    return norm.sf(((x / mean) ** h - centre) / (h * jnp.sqrt(2 * p) * (1 + m * p / 2)))
+    tail = norm.sf(((x / mean) ** h - centre) / (h * jnp.sqrt(2 * p) * (1 + m * p / 2)))
+    # Far below one degree of freedom the centre is negative, and the normal law no guide at zero.
+    return jnp.where(x > 0, tail, 1.0)
 
 
 def chi_square_tail(x: jax.Array, degrees: jax.Array, noncentrality: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ class Ledger:
     program : float
         Transfer of the couplings, d squared numbers.
     load : float
-        Transfer of the right-hand sides.
+        Transfer of the right-hand sides, or of what takes their place.
     settle : float
         Burn-in.
     average : float
@@ -41,10 +41,19 @@ class Ledger:
         return self.program + self.load + self.analog + self.read
 
 
-def cost(plan: Plan, device: Device | None = None, *, dim: int, columns: int = 1) -> Ledger:
-    r"""Price a solve before anything runs.
+def cost(
+    plan: Plan,
+    device: Device | None = None,
+    *,
+    dim: int,
+    columns: int = 1,
+    loaded: int | None = None,
+    read: int | None = None,
+) -> Ledger:
+    r"""Price a run before anything runs.
 
-    .. math:: T = \frac{n_\text{bits}(d^2 + dk)}{r} + k\,t_c\,(t_0 + \tau) + \frac{n_\text{bits}\,dk}{r}
+    .. math:: T = \frac{n_\text{bits}(d^2 + n_\text{in})}{r} + k\,t_c\,(t_0 + \tau)
+        + \frac{n_\text{bits}\,n_\text{out}}{r}
 
     Parameters
     ----------
@@ -54,6 +63,9 @@ def cost(plan: Plan, device: Device | None = None, *, dim: int, columns: int = 1
         For its time constant and link.
     dim, columns : int, >= 1
         Unknowns d and right-hand sides k, run one after another.
+    loaded, read : int, >= 0, optional
+        Numbers that go to the device beside the couplings, and that come back; by default the dk of a linear system
+        both. An inverse loads none and reads d squared.
 
     Returns
     -------
@@ -62,7 +74,7 @@ def cost(plan: Plan, device: Device | None = None, *, dim: int, columns: int = 1
     Raises
     ------
     ValueError
-        If `dim` or `columns` is not positive.
+        If `dim` or `columns` is not positive, or `loaded` or `read` is negative.
 
     Notes
     -----
@@ -76,13 +88,16 @@ def cost(plan: Plan, device: Device | None = None, *, dim: int, columns: int = 1
     """
     if dim < 1 or columns < 1:
         raise ValueError(f"dim and columns must be at least 1, got {dim} and {columns}")
+    counts = [dim * columns if given is None else given for given in (loaded, read)]
+    if min(counts) < 0:
+        raise ValueError(f"loaded and read must not be negative, got {loaded} and {read}")
     device = Device() if device is None else device
     number = device.link.bits / device.link.rate
     second = columns * device.time_constant * float(plan.clock)
     return Ledger(
         program=number * dim**2,
-        load=number * dim * columns,
+        load=number * counts[0],
         settle=second * float(plan.burn_in),
         average=second * float(plan.duration),
-        read=number * dim * columns,
+        read=number * counts[1],
     )

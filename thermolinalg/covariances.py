@@ -95,8 +95,9 @@ def inverse_stderr(
     Notes
     -----
     The second term, absent for complex operators, takes a matrix product for each rank of :math:`F_{ij}/\lambda_i
-    \lambda_j`; eight ranks carry it to better than a per cent of the first. The variance is that of a stationary start:
-    the true one is smaller, by the relative order :math:`e^{-2\lambda_{\min} t_0}/\lambda_{\min}\tau`.
+    \lambda_j`; eight ranks, or fewer, carry it to better than a per cent of the first. The variance is that of a
+    stationary start: the true one is smaller, by the relative order :math:`e^{-2\lambda_{\min} t_0}/\lambda_{\min}
+    \tau`.
     """
     memory = dynamics.memory(rates)
     gram = overlap(memory, memory, duration, samples) / (rates[:, None] * rates[None])
@@ -106,13 +107,7 @@ def inverse_stderr(
     if jnp.issubdtype(basis.dtype, jnp.complexfloating):
         variance = first
     else:
-        columns = _pivoted_cholesky(gram, min(8, rates.size))
-        second = jax.lax.fori_loop(
-            0,
-            columns.shape[0],
-            lambda k, total: total + ((basis * columns[k][None]) @ basis.T) ** 2,
-            jnp.zeros_like(first),
-        )
+        second = _second_term(gram, basis, min(8, rates.size))
         eye = jnp.eye(rates.size, dtype=bool)
         variance = first + jnp.where(eye, first, jnp.minimum(second, first))
     return jnp.sqrt(variance + jnp.abs(bias) ** 2)
@@ -130,6 +125,29 @@ def independent_stderr(inverse: jax.Array, samples: Scalar) -> jax.Array:
     if not jnp.issubdtype(inverse.dtype, jnp.complexfloating):
         variance = variance + inverse**2
     return jnp.sqrt(variance / jnp.asarray(samples).astype(variance.dtype))
+
+
+def _second_term(gram: jax.Array, basis: jax.Array, rank: int) -> jax.Array:
+    r""":math:`\sum_{ij} G_{ij} U_{ai} U_{bi} U_{aj} U_{bj}`, rank by rank."""
+    largest = jnp.max(jnp.diagonal(gram))
+    columns = _pivoted_cholesky(gram / largest, rank)
+    if rank == gram.shape[0]:
+        kind, kept = basis.dtype, jnp.ones(rank, bool)
+    else:
+        # Ranks left out weigh more than rounding, and more than a thousandth of each mode.
+        kind, own = jnp.float32, jnp.diagonal(gram) / largest
+        left = own[None] - jnp.cumsum(columns**2, 0) + columns**2
+        kept = jnp.max(left / own[None], 1) > 1e-3
+    vectors, columns = basis.astype(kind), columns.astype(kind)
+
+    def add(k, total):
+        def added():
+            return total + ((vectors * columns[k][None]) @ vectors.T) ** 2
+
+        return jax.lax.cond(kept[k], added, lambda: total)
+
+    total = jax.lax.fori_loop(0, rank, add, jnp.zeros(gram.shape, kind))
+    return largest * total.astype(gram.dtype)
 
 
 def _pivoted_cholesky(gram: jax.Array, rank: int) -> jax.Array:

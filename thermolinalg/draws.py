@@ -3,14 +3,16 @@ r"""Draws of a sample covariance: independent samples at once, correlated ones b
 Every function returns the sum over samples, in the eigenbasis, so that the caller knows what it divides by.
 """
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 
 from thermolinalg.dynamics import Memory
 from thermolinalg.laws import RunLaw, Scalar
 
-BLOCK = 2048
-"""Steps of a walk between two updates of the sum: enough for a matrix product at full speed."""
+BLOCK = 512
+"""Steps of a walk between two updates of the sum: enough for a matrix product at full speed, few enough for a cache."""
 
 
 def white_noise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -114,7 +116,7 @@ def correlated(
     _, total = jax.lax.while_loop(lambda carry: carry[0] < n, add, (last, counts @ low))
     scale = n / total / rates
 
-    widths = [end - begin for begin, end in zip(edges[:-1], edges[1:], strict=True)]
+    widths = [end - begin for begin, end in pairwise(edges)]
     bins = jnp.repeat(jnp.arange(len(widths)), jnp.asarray(widths), total_repeat_length=edges[-1])
     live = jnp.arange(edges[-1], dtype=real)[:, None] < n
     amplitude = jnp.where(live, jnp.sqrt(low * scale[None])[bins], 0.0)
@@ -157,7 +159,17 @@ def walk(key: jax.Array, settle: RunLaw, move: RunLaw, samples: Scalar, dtype: j
         live = (j * BLOCK + jnp.arange(BLOCK))[:, None] < n
         # Samples along rows: products over columns run at half the speed.
         rows = jax.lax.optimization_barrier(jnp.where(live, seen, 0).T)
-        return state, moment + rows @ rows.conj().T
+        return state, moment + _lower(rows)
 
     blocks = (n + BLOCK - 1) // BLOCK
-    return jax.lax.fori_loop(0, blocks, block, (state, jnp.zeros((size, size), dtype)))[1]
+    moment = jax.lax.fori_loop(0, blocks, block, (state, jnp.zeros((size, size), dtype)))[1]
+    return jnp.tril(moment) + jnp.tril(moment, -1).conj().T
+
+
+def _lower(rows: jax.Array) -> jax.Array:
+    """Product of rows with themselves; of a large one, nothing above the diagonal is promised."""
+    half = rows.shape[0] // 2
+    if half < 256:
+        return rows @ rows.conj().T
+    above = rows[:half] @ rows[:half].conj().T
+    return jnp.concatenate([jnp.pad(above, ((0, 0), (0, rows.shape[0] - half))), rows[half:] @ rows.conj().T])

@@ -87,7 +87,9 @@ def as_given(matrix: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def settling_time(drift: jax.Array, block: jax.Array, fraction: Scalar) -> jax.Array:
-    r"""A time after which :math:`\|e^{-At}V\|_F \le \mathtt{fraction}\,\|V\|_F`, at most an eighth longer than needed.
+    r"""A time after which :math:`\|e^{-At}V\|_F \le \mathtt{fraction}\,\|V\|_F`, at most a quarter longer than needed.
+
+    Times up to :math:`1/\|A\|` are found to a factor of two only.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ def settling_time(drift: jax.Array, block: jax.Array, fraction: Scalar) -> jax.A
     # Of the powers 2^k only the last four are kept: they place the time to an eighth.
     powers = jnp.repeat(first[None], 4, 0)
     limit = jnp.finfo(drift.dtype).nmant + 8
-    powers, doublings = jax.lax.while_loop(lambda carry: left(carry[0][-1]) & (carry[1] < limit), double, (powers, 0))
+    powers, doublings = jax.lax.while_loop(lambda carry: left(carry[0][-1]) & (carry[1] < limit), double, (powers, jnp.array(0)))
     found, time = powers[2], jnp.asarray(0.5, drift.dtype)
     for k, length in ((1, 0.25), (0, 0.125)):
         further = found @ powers[k]

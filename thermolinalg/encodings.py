@@ -80,7 +80,8 @@ def stationary(A: Any, Q: ArrayLike, device: Device | None) -> Encoded:
     drift, right = as_drift(A), as_drift(Q, "Q")
     if right.shape != drift.shape:
         raise ValueError(f"Q must have the shape of A, {drift.shape}, got {right.shape}")
-    dtype = jnp.result_type(drift, right) if drift.dtype != right.dtype else drift.dtype
+    # NumPy's rule: JAX would not let a real drift meet a complex right-hand side where promotion is strict.
+    dtype = np.promote_types(drift.dtype, right.dtype)
     encoded = _stationary(drift.astype(dtype), right.astype(dtype), simulator)
     _refuse(encoded, drift, right)
     return encoded
@@ -100,6 +101,8 @@ def exponential(A: Any, t: Scalar, shift: Scalar | None, device: Device | None) 
     for name, value in (("t", t), ("shift", shift)):
         if value is not None and np.ndim(value) != 0:
             raise ValueError(f"{name} must be a number, got shape {np.shape(value)}; a matrix need not commute with A")
+        if value is not None and np.iscomplexobj(value):
+            raise ValueError(f"{name} must be real, got {value}; turn the phase into a factor of A")
         if is_concrete(value) and value is not None and not np.isfinite(np.asarray(value)):
             raise ValueError(f"{name} must be finite, got {value}")
     if is_concrete(t) and np.asarray(t) < 0:
@@ -108,8 +111,8 @@ def exponential(A: Any, t: Scalar, shift: Scalar | None, device: Device | None) 
     if is_concrete(encoded.status) and int(encoded.status) & Status.NOT_SEMIDEFINITE:
         needed = float(np.linalg.eigvalsh(np.asarray(matrix + matrix.conj().T) / 2)[-1])
         raise ValueError(
-            f"shift = {shift} is too small: the noise has no positive covariance unless the shift exceeds {needed:.3g}, "
-            "the largest eigenvalue of (A + A^*)/2; leave it out to have it chosen"
+            f"shift = {shift} is too small: the noise has a covariance only if it exceeds {needed:.3g}, the largest "
+            "eigenvalue of (A + A^*)/2; leave it out to have it chosen"
         )
     return encoded
 

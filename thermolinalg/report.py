@@ -11,10 +11,10 @@ from rich.table import Table
 _TIMES = {"burn_in": "burn-in", "duration": "average", "total": "total"}
 _COSTS = {
     "program": "write couplings",
-    "load": "write b",
+    "load": "write operands",
     "settle": "burn-in",
     "average": "average",
-    "read": "read x",
+    "read": "read answer",
     "total": "total",
 }
 
@@ -52,16 +52,18 @@ def show(report: dict[str, Any]) -> None:
 
 
 def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Titles, and under each the rows of its table."""
-    tables = {
-        "Problem": _problem(report["problem"]),
-        "Spectrum": _spectrum(report["spectrum"]),
-        "Plan": _plan(report["plan"], report["device"]),
-        "Modelled device time": {label: seconds(report["device_s"][name]) for name, label in _COSTS.items()},
-    }
+    """Titles, and under each the rows of its table; a verb has those parts that make sense for it."""
+    tables = {"Problem": _problem(report["problem"])}
+    if "spectrum" in report:
+        tables["Spectrum"] = _spectrum(report["spectrum"])
+    if "plan" in report:
+        tables["Plan"] = _plan(report["plan"], report["device"])
+    if "device_s" in report:
+        costs = {label: seconds(report["device_s"][name]) for name, label in _COSTS.items()}
+        tables["Modelled device time"] = costs
     status = report["status"]
     warning = f"{', '.join(status['names'])}: {status['advice']}" if status["flags"] else None
-    if "certificate" not in report:
+    if "lapack" not in report:
         return tables if warning is None else tables | {"Warning": {"status": warning}}
     verdict = "clean" if warning is None else f"{warning} No file is written."
     written = {name: report[name] for name in ("out", "plot") if report[name] is not None}
@@ -69,15 +71,23 @@ def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, str]:
-    given = problem["right_hand_side"]
-    columns = "" if problem["columns"] == 1 else f", {problem['columns']} columns"
-    return {
-        "matrix": problem["matrix"],
-        "unknowns": str(problem["unknowns"]),
-        "nonzeros": str(problem["nonzeros"]),
-        "right-hand side": "all ones (no b given)" if given is None else given + columns,
-        "dtype": problem["dtype"],
-    }
+    rows = {name: str(problem[name]) for name in ("matrix", "unknowns", "nonzeros")}
+    if "columns" in problem:
+        columns = "" if problem["columns"] == 1 else f", {problem['columns']} columns"
+        given = problem["right_hand_side"]
+        rows["right-hand side"] = "all ones (no b given)" if given is None else given + columns
+    elif "right_hand_side" in problem:
+        rows["right-hand side"] = problem["right_hand_side"] or "zero (no b given)"
+    if "diffusion" in problem:
+        rows["Q"] = problem["diffusion"] or "the identity (no Q given)"
+    if "shift" in problem:
+        rows |= {"time": f"{problem['time']:.6g}"}
+        rows |= {"shift": "chosen" if problem["shift"] is None else f"{problem['shift']:.6g}"}
+    if "estimator" in problem:
+        rows["estimator"] = problem["estimator"]
+    if "path" in problem:
+        rows["samples"] = f"{problem['samples']}, {'along a path' if problem['path'] else 'independent'}"
+    return rows | {"dtype": problem["dtype"]}
 
 
 def _spectrum(spectrum: dict[str, Any]) -> dict[str, str]:
@@ -94,34 +104,69 @@ def _spectrum(spectrum: dict[str, Any]) -> dict[str, str]:
 
 
 def _plan(plan: dict[str, Any], device: dict[str, Any]) -> dict[str, str]:
-    time_constant = seconds(device["time_constant_s"])
-    return {
-        "promise": f"relative error at most {plan['rtol']:.3g} in {100 * plan['confidence']:.4g} % of runs",
-        "device": f"{device['dynamics']}, beta {device['beta']:.3g}, time constant {time_constant}",
-    } | {
+    time_constant, rows = seconds(device["time_constant_s"]), dict[str, str]()
+    if plan["rtol"] is not None:
+        often = f"{100 * plan['confidence']:.4g} % of runs"
+        rows["promise"] = f"relative error at most {plan['rtol']:.3g} in {often}"
+    rows["device"] = f"{device['dynamics']}, beta {device['beta']:.3g}, time constant {time_constant}"
+    if plan["samples"] is not None:
+        rows["samples"] = f"{plan['samples']:.0f}"
+    return rows | {
         label: f"{plan['natural'][name]:.4g} natural units = {plan['time_constants'][name]:.4g} time constants"
         for name, label in _TIMES.items()
     }
 
 
 def _answer(report: dict[str, Any]) -> dict[str, str]:
-    certificate, lapack, simulated = report["certificate"], report["lapack"], report["simulation_s"]
+    lapack, rows = report["lapack"], dict[str, str]()
+    if "certificate" in report:
+        rows |= _certificate(report["certificate"])
+    if "check" in report:
+        rows |= _check(report["check"])
+    if "estimate" in report:
+        estimate = report["estimate"]
+        rows["log determinant"] = f"{estimate['value']:.6g} ± {estimate['stderr']:.2g}"
+        parts = ", ".join(f"{name} {abs(estimate[name]):.2g}" for name in ("thermal", "bias", "survey"))
+        rows["standard error"] = parts
+    if lapack is None:
+        rows["relative error"] = "not known, LAPACK was not asked or broke down"
+    elif "value" in lapack:
+        rows["LAPACK"] = f"{lapack['value']:.10g} in double precision"
+        scaled = "" if lapack["z"] is None else f", {lapack['z']:.2g} standard errors"
+        rows["error"] = f"{lapack['error']:.2g}{scaled}"
+    else:
+        covariance = "of the covariance, " if "check" in report else ""
+        rows["relative error"] = f"{covariance}{_range(lapack['relative_error'])} against LAPACK in double precision"
+        if report["plan"]["rtol"] is not None:
+            rows["planned error"] = f"at most {report['plan']['rtol']:.3g}"
+        rows["predicted error"] = f"{_range(lapack['predicted_rms'])} root mean square"
+        if lapack.get("rms_z") is not None:
+            entries = f"{lapack['rms_z']:.3g} standard errors root mean square, at most {lapack['max_z']:.3g}"
+            rows["errors of entries"] = entries
+    if lapack is not None:
+        rows["time of LAPACK"] = f"{seconds(lapack['seconds'])}, {lapack['method']}"
+    return rows | {"time of simulation": f"{seconds(sum(report['simulation_s'].values()))}, compilation included"}
+
+
+def _certificate(certificate: dict[str, Any]) -> dict[str, str]:
     passed = np.all(certificate["passed"])
-    rows = {
+    return {
         "relative residual": _range(certificate["relative_residual"]),
         "certificate": f"{'passed' if passed else 'FAILED: the residual is more than thermal noise'}, chi-square "
         f"{_range(certificate['statistic'])} on {certificate['degrees']} degrees, p {_range(certificate['p_value'])}",
     }
-    if lapack is None:
-        rows |= {"relative error": "not known, LAPACK was not asked or broke down"}
-    else:
-        rows |= {
-            "relative error": f"{_range(lapack['relative_error'])} against LAPACK in double precision",
-            "planned error": f"at most {report['plan']['rtol']:.3g}",
-            "predicted error": f"{_range(lapack['predicted_rms'])} root mean square",
-            "time of LAPACK": f"{seconds(lapack['seconds'])}, dense Cholesky factorisation and solve",
-        }
-    return rows | {"time of simulation": f"{seconds(sum(simulated.values()))}, compilation included"}
+
+
+def _check(check: dict[str, Any]) -> dict[str, str]:
+    energy, mean = check["energy"], check["mean"]
+    verdicts = {True: "passed", False: "FAILED: these are not samples of the law", None: "not known"}
+    rows = {"check": verdicts[check["passed"]]}
+    how = "" if energy["p_value"] is None else f", p {energy['p_value']:.4g} on {energy['degrees']:.6g} degrees"
+    rows["energy"] = f"{energy['per_degree']:.4g} of that of the law{how}"
+    if mean is not None:
+        statistic = f"chi-square {mean['statistic']:.4g} on {mean['degrees']} degrees"
+        rows["mean"] = f"{statistic}, p {mean['p_value']:.4g}"
+    return rows
 
 
 def _range(value: Any) -> str:

@@ -47,6 +47,9 @@ def read(encoded: Encoded, key: jax.Array, schedule: Schedule) -> tuple[jax.Arra
     else:
         # The spacing of a plan may miss the mark by its own resolution.
         value, variance = jax.lax.cond(alike <= 1.5 * FORGOTTEN, independent, walked)
+    if encoded.lag is not None:
+        # Overlapping pairs would need a second run beside the first; where that could not be refused, nothing is read.
+        value = jnp.where(spacing >= encoded.lag * (1 - 1e-6), value, jnp.nan)
     return value, jnp.sqrt(variance), alike
 
 
@@ -136,29 +139,46 @@ def _variance(encoded: Encoded, begun: jax.Array, spacing: jax.Array, samples: j
     lag = jnp.zeros_like(spacing) if encoded.lag is None else encoded.lag
     forth, rest = encoded.after(lag)[0], encoded.after(jnp.maximum(spacing - lag, 0))[0]
     step = rest @ forth
-    missing = begun @ covariance @ begun.conj().T
     cutoff = 1e-7 * jnp.linalg.norm(covariance)
-
-    def entries(power, before):
-        """Covariance of two products that lie this far apart."""
-        own = jnp.diagonal(power @ covariance)
-        total = (own[:, None] * own.conj()[None]).real
-        if encoded.components == 2:
-            return total
-        return total + (power @ forth @ covariance) * (before @ covariance).T
+    # R(u), and where they differ from it R(u + t) and R(u - t), side by side: one product with the step moves them on.
+    apart = [] if encoded.lag is None or encoded.components == 2 else [step @ forth @ covariance, rest @ covariance]
+    width = covariance.shape[0]
 
     def add(carry):
-        u, power, before, total, bias = carry
-        weight = 2 * (samples - u) / samples**2
-        total = total + weight * entries(power, before)
-        return u + 1, power @ step, step @ before, total, bias + power @ missing @ power.conj().T
+        u, lags, total = carry
+        same = lags[:, :width]
+        own = jnp.diagonal(same)
+        entries = (own[:, None] * own.conj()[None]).real
+        if encoded.components == 1:
+            late, early = (lags[:, width : 2 * width], lags[:, 2 * width :]) if apart else (same, same)
+            entries = entries + late * early.T
+        return u + 1, step @ lags, total + 2 * (samples - u) / samples**2 * entries
 
     def more(carry):
-        return (carry[0] < samples) & (jnp.linalg.norm(carry[1] @ covariance) > cutoff)
+        return (carry[0] < samples) & (jnp.linalg.norm(carry[1][:, :width]) > cutoff)
 
     own = jnp.diagonal(covariance).real
     total = own[:, None] * own[None]
     if encoded.components == 1:
         total = total + (forth @ covariance) ** 2
-    *_, total, bias = jax.lax.while_loop(more, add, (jnp.ones_like(samples), step, rest, total / samples, missing))
+    begin = jnp.ones_like(samples), jnp.concatenate([step @ covariance, *apart], 1), total / samples
+    total = jax.lax.while_loop(more, add, begin)[-1]
+    bias = _summed(step, begun @ covariance @ begun.conj().T, jnp.ceil(samples))
     return jnp.maximum(total, 0) + jnp.abs(forth @ bias / samples.astype(bias.dtype)) ** 2
+
+
+def _summed(step: jax.Array, first: jax.Array, count: jax.Array) -> jax.Array:
+    r""":math:`\sum_{u<n} E^u M E^{u*}` for n >= 1, by doubling along the binary digits of n."""
+    n = jnp.minimum(count, 2.0**30).astype(jnp.int32)
+    digits = 31 - jax.lax.clz(n)
+
+    def odd(carry):
+        power, total = carry
+        return power @ step, first + step @ total @ step.conj().T
+
+    def digit(j, carry):
+        power, total = carry
+        doubled = power @ power, total + power @ total @ power.conj().T
+        return jax.lax.cond((n >> (digits - 1 - j)) & 1 == 1, odd, lambda carry: carry, doubled)
+
+    return jax.lax.fori_loop(0, digits, digit, (step, first))[1]

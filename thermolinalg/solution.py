@@ -37,12 +37,12 @@ _ADVICE = {
     "error too small; raise survey_steps of the operator, or give a plan.",
     Status.NOT_CONVERGED: "The Lanczos process stopped at max_steps before it converged; raise max_steps or rtol.",
     Status.LOW_PRECISION: "The condition number times the rounding error of the dtype exceeds 1e-3; use float64.",
-    Status.UNSTABLE: "The drift is not stable: an eigenvalue has no positive real part, so the process has no stationary "
-    "law; shift it, or solve the normal equations.",
+    Status.UNSTABLE: "The drift is not stable: an eigenvalue has no positive real part, so the process has no "
+    "stationary law; shift it, or solve the normal equations.",
     Status.NOT_SEMIDEFINITE: "The diffusion is not positive semi-definite, so no noise has it; split it into a "
     "difference of two that are.",
-    Status.FEW_SAMPLES: "There are fewer effective samples than unknowns, so the estimate is close to singular in some "
-    "directions; run longer.",
+    Status.FEW_SAMPLES: "There are too few samples: fewer than unknowns, so that a covariance is close to singular, or "
+    "too few for the standard error of a free energy to mean anything; run longer.",
     Status.INFINITE_VARIANCE: "The estimator has infinite variance, so its average does not settle; choose another "
     "reference, more stages, or thermodynamic integration.",
 }

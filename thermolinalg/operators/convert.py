@@ -111,8 +111,8 @@ def _check_values(name: str, dtype: Any, finite: bool, asymmetry: float) -> None
     if asymmetry > limit:
         raise ValueError(
             f"{name} is not symmetric: entries differ from their transposes by {asymmetry:.1e} of the largest entry "
-            f"(at most {limit:.0e} passes as rounding); pass (A + A.T) / 2 if rounding is all it is, or, to a verb that "
-            f"takes matrices without symmetry, General({name})"
+            f"(at most {limit:.0e} passes as rounding); pass (A + A.T) / 2 if that is what you "
+            f"mean, or General({name}) to a verb that takes matrices without symmetry"
         )
 
 

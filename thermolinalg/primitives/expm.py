@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from thermolinalg import plan as planning
 from thermolinalg.device import Device
@@ -94,8 +95,7 @@ def expm(
     if plan is None:
         tolerances = {"rtol": 5e-2 if rtol is None else rtol, "confidence": confidence}
         plan = planning.expm(A, t, shift=shift, device=device, **tolerances)
-    check_samples(plan)
-    spacing = plan.duration / plan.samples
+    spacing = check_samples(plan).duration / jnp.asarray(plan.samples)
     if is_concrete(spacing, t) and float(spacing) < float(t) * (1 - 1e-6):
         raise ValueError(
             f"pairs overlap: they are {float(spacing):.3g} apart and {float(t):.3g} long; lengthen the plan"

@@ -1,7 +1,6 @@
 """Linear systems without symmetry: the process itself where it is stable, the normal equations where it is not."""
 
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +55,7 @@ def solve_general(
     else:
         check_plan(plan)
     solution = _solve(matrix, force, key, plan, device, *tolerances)
-    shaped = replace(
-        solution, value=solution.value.reshape(jnp.shape(b)), stderr=solution.stderr.reshape(jnp.shape(b))
-    )
+    shaped = replace(solution, value=solution.value.reshape(jnp.shape(b)), stderr=solution.stderr.reshape(jnp.shape(b)))
     if is_concrete(shaped.status) and int(shaped.status) & Status.NOT_FINITE:
         raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
     return shaped
@@ -104,9 +101,7 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         mean, spread = goal, scale * inverse @ xi
         variance, left = scale**2 * jnp.sum(inverse**2, 1, keepdims=True), jnp.zeros_like(goal)
     else:
-        law = average(
-            drift, jnp.zeros(n, dtype), noise * jnp.eye(n, dtype=dtype), plan.burn_in, duration, plan.samples
-        )
+        law = average(drift, jnp.zeros(n, dtype), noise * jnp.eye(n, dtype=dtype), plan.burn_in, duration, plan.samples)
         covariance, left = law.covariance[n:, n:], law.propagator[n:, :n] @ goal
         mean, spread = goal - left, root(covariance) @ xi
         variance = jnp.diagonal(covariance)[:, None]
@@ -141,8 +136,8 @@ def _plan(drift, goal, sizes, noise, rtol, confidence):
     most = 10 * jnp.max(jnp.sum(weights, 0)) / (1 - confidence)
     duration = 1.005 * jax.lax.fori_loop(0, 50, halve, (1e-9 * most, most))[1]
     needed = jnp.any(live)
-    times = (jnp.where(needed, time, 0.0) for time in (burn_in, duration))
-    return Plan(*times, None, rtol, confidence, sizes[0])
+    burn_in, duration = (jnp.where(needed, time, 0.0) for time in (burn_in, duration))
+    return Plan(burn_in, duration, None, rtol, confidence, sizes[0])
 
 
 def _normal(A, b, key, plan, device, rtol, confidence):
@@ -153,9 +148,8 @@ def _normal(A, b, key, plan, device, rtol, confidence):
     force = A.conj().T @ b
     if plan is None:
         found = planning.solve(program, force, rtol=rtol, confidence=confidence)
-        real = found.burn_in.dtype
-        given = (jnp.asarray(x).astype(real) for x in (rtol, confidence))
-        plan = Plan(found.burn_in, found.duration, None, *given, found.clock)
+        rtol, confidence = (jnp.asarray(x).astype(jnp.finfo(A.dtype).dtype) for x in (rtol, confidence))
+        plan = Plan(found.burn_in, found.duration, None, rtol, confidence, found.clock)
     reading = program.run(force, key, plan.schedule)
     sizes = jnp.linalg.svd(A, compute_uv=False)
     return reading.average, reading.stderr, plan, (sizes[0] / sizes[-1]) ** 2, program.status

@@ -127,11 +127,12 @@ def _inv(program: Program, key: jax.Array, plan: Plan) -> Solution:
     reading = fixed.device.simulator.covariance(machine, key, schedule)
     value = _implicit(program.operator, reading.average)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
+    operator = machine.operator
     if fixed.spectrum is None:
         effective = jnp.asarray(schedule.samples).astype(reading.stderr.dtype)
     else:
-        rates = machine.operator.rates
-        effective = effective_samples(machine.dynamics, rates, schedule.duration, schedule.samples)
+        assert isinstance(operator, Modal)
+        effective = effective_samples(machine.dynamics, operator.rates, schedule.duration, schedule.samples)
     flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
     # The mean of ratios that are all one is one up to rounding.
     few = effective < value.shape[0] * (1 - 1e-3)

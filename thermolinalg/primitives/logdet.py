@@ -11,7 +11,16 @@ from thermolinalg.device import Device, as_program
 from thermolinalg.dynamics import Dynamics, check_positive
 from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration, check_whole
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Diagonal, Kronecker, LowRank, MatrixFree, Modal, Operator, implicit_solve, is_concrete
+from thermolinalg.operators import (
+    Diagonal,
+    Kronecker,
+    LowRank,
+    MatrixFree,
+    Modal,
+    Operator,
+    implicit_solve,
+    is_concrete,
+)
 from thermolinalg.solution import Solution, Status
 from thermolinalg.spectrum import Spectrum
 

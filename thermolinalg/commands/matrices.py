@@ -1,0 +1,231 @@
+"""Inverses, Lyapunov equations and exponentials as jobs of the command line: the answer is a matrix."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import thermolinalg as tla
+from thermolinalg.commands.job import described
+from thermolinalg.commands.session import Operand, Session
+from thermolinalg.drifts import as_drift
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_SCALES = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
+"""Lengths of the runs of a figure, against the planned one."""
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """Inverses."""
+
+    session: Session
+    operand: Operand
+    program: tla.Program
+    plan: tla.Plan
+    method = "Cholesky factorisation and solve for all columns"
+
+    @classmethod
+    def prepare(cls, session: Session, a: Path, device: tla.Device, rtol: float, confidence: float) -> "Inverse":
+        operand = session.read(a)
+        operator = tla.as_operator(operand.dense)
+        session.check_drawable(operator.dim)
+        program = session.program(operand, operator, device)
+        return cls(
+            session, operand, program, session.plan(lambda: tla.plan.inv(program, rtol=rtol, confidence=confidence))
+        )
+
+    @property
+    def dim(self) -> int:
+        return self.program.operator.dim
+
+    def run(self, key: jax.Array) -> tla.Solution:
+        return tla.inv(self.program, key=key, plan=self.plan)
+
+    def exact(self) -> np.ndarray:
+        return inverse(self.operand.exact)
+
+    def describe(self) -> dict[str, Any]:
+        ledger = tla.cost(self.plan, self.program.device, dim=self.dim, loaded=0, read=self.dim**2)
+        return described(self.operand, {}, self.program.device, self.plan, ledger, self.program.spectrum)
+
+    def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
+        return {"lapack": _matrix_errors(solution, truth)}
+
+    def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
+        def estimate(key: jax.Array, scale: jax.Array) -> tla.Solution:
+            plan = replace(self.plan, burn_in=scale * self.plan.burn_in, duration=scale * self.plan.duration)
+            return tla.inv(self.program, key=key, plan=plan)
+
+        title = f"Inverse of {self.operand.name}: {self.dim} unknowns"
+        return _matrix_figure(estimate, truth, self.plan, 0.0, title, self.program.device.time_constant, key)
+
+
+@dataclass(frozen=True)
+class _Drift:
+    """A matrix that need not be symmetric, and the process it drives."""
+
+    session: Session
+    operand: Operand
+    drift: jax.Array
+    plan: tla.Plan
+
+    @property
+    def dim(self) -> int:
+        return self.drift.shape[0]
+
+    @property
+    def device(self) -> tla.Device:
+        """The ideal one: the noise is that of the problem."""
+        return tla.Device()
+
+    def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
+        return {"lapack": _matrix_errors(solution, truth)}
+
+    def _described(self, problem: dict[str, Any]) -> dict[str, Any]:
+        """With the covariance of the noise written to the device, and the moments read."""
+        ledger = tla.cost(self.plan, self.device, dim=self.dim, loaded=self.dim**2, read=self.dim**2)
+        return described(self.operand, problem, self.device, self.plan, ledger)
+
+    def _scaled(self, scale: jax.Array) -> tla.Plan:
+        """The plan with another number of samples, as far apart as before."""
+        planned = jnp.asarray(self.plan.samples)
+        samples = jnp.maximum(jnp.round(scale.astype(planned.dtype) * planned), 1)
+        return replace(self.plan, samples=samples, duration=self.plan.duration * (samples / planned))
+
+
+@dataclass(frozen=True)
+class Lyapunov(_Drift):
+    """Lyapunov equations."""
+
+    given: str | None
+    diffusion: np.ndarray
+    method = "Bartels-Stewart: Schur form and back substitution"
+
+    @classmethod
+    def prepare(cls, session: Session, a: Path, q: Path | None, rtol: float, confidence: float) -> "Lyapunov":
+        operand = session.read(a)
+        drift = as_drift(operand.dense)
+        session.check_drawable(drift.shape[0])
+        right = session.dtype.cast(np.eye(drift.shape[0])) if q is None else session.read(q).dense
+        plan = session.plan(lambda: tla.plan.lyapunov(drift, right, rtol=rtol, confidence=confidence))
+        return cls(session, operand, drift, plan, None if q is None else q.name, right)
+
+    def run(self, key: jax.Array) -> tla.Solution:
+        return tla.lyapunov(self.drift, self.diffusion, key=key, plan=self.plan)
+
+    def exact(self) -> np.ndarray:
+        from scipy.linalg import solve_continuous_lyapunov
+
+        return solve_continuous_lyapunov(self.operand.exact, Operand("Q", self.diffusion).exact)
+
+    def describe(self) -> dict[str, Any]:
+        return self._described({"diffusion": self.given})
+
+    def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
+        def estimate(key: jax.Array, scale: jax.Array) -> tla.Solution:
+            return tla.lyapunov(self.drift, self.diffusion, key=key, plan=self._scaled(scale))
+
+        title = f"Lyapunov equation of {self.operand.name}: {self.dim} unknowns"
+        fixed = float(self.plan.burn_in)
+        return _matrix_figure(estimate, truth, self.plan, fixed, title, self.device.time_constant, key)
+
+
+@dataclass(frozen=True)
+class Exponential(_Drift):
+    """Matrix exponentials."""
+
+    time: float
+    shift: float | None
+    method = "Padé approximation, scaling and squaring"
+
+    @classmethod
+    def prepare(
+        cls, session: Session, a: Path, time: float, shift: float | None, rtol: float, confidence: float
+    ) -> "Exponential":
+        operand = session.read(a)
+        drift = as_drift(operand.dense)
+        session.check_drawable(drift.shape[0])
+        plan = session.plan(lambda: tla.plan.expm(drift, time, shift=shift, rtol=rtol, confidence=confidence))
+        return cls(session, operand, drift, plan, time, shift)
+
+    def run(self, key: jax.Array) -> tla.Solution:
+        return tla.expm(self.drift, self.time, shift=self.shift, key=key, plan=self.plan)
+
+    def exact(self) -> np.ndarray:
+        from scipy.linalg import expm
+
+        return expm(self.time * self.operand.exact)
+
+    def describe(self) -> dict[str, Any]:
+        return self._described({"time": self.time, "shift": self.shift})
+
+    def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
+        def estimate(key: jax.Array, scale: jax.Array) -> tla.Solution:
+            return tla.expm(self.drift, self.time, shift=self.shift, key=key, plan=self._scaled(scale))
+
+        title = f"Exponential of {self.time:g} times {self.operand.name}: {self.dim} unknowns"
+        fixed = float(self.plan.burn_in)
+        return _matrix_figure(estimate, truth, self.plan, fixed, title, self.device.time_constant, key)
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a positive definite matrix by LAPACK."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    return cho_solve(cho_factor(matrix), np.eye(matrix.shape[0], dtype=matrix.dtype))
+
+
+def _matrix_errors(solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any] | None:
+    """Relative error in the Frobenius norm, measured and predicted, and errors of entries in standard errors."""
+    if truth is None:
+        return None
+    error, stderr = np.abs(np.asarray(solution.value) - truth), np.asarray(solution.stderr)
+    length = np.linalg.norm(truth)
+    scale = length if length > 0 else 1.0
+    # An entry without a standard error is exact to rounding.
+    z = error[stderr > 0] / stderr[stderr > 0]
+    return {
+        "relative_error": np.linalg.norm(error) / scale,
+        "predicted_rms": np.linalg.norm(stderr) / scale,
+        "rms_z": np.sqrt(np.mean(z**2)) if z.size else None,
+        "max_z": np.max(z) if z.size else None,
+    }
+
+
+def _matrix_figure(
+    estimate: Callable[[jax.Array, jax.Array], tla.Solution],
+    truth: np.ndarray,
+    plan: tla.Plan,
+    fixed: float,
+    title: str,
+    time_constant: float,
+    key: jax.Array,
+) -> "Figure":
+    """Relative error against device time; `fixed` is the part of the time that all lengths share."""
+    from thermolinalg.figures import repeated_errors, repeated_figure
+
+    if not np.any(truth):
+        raise ValueError("--plot shows relative errors, and the exact answer is zero")
+    clock, real = float(plan.clock), jnp.asarray(plan.duration).dtype
+    ends = [clock * (fixed + scale * (float(plan.total) - fixed)) for scale in _SCALES]
+
+    def sweep(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def run(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            solution = estimate(*case)
+            return solution.value, solution.stderr
+
+        return jax.lax.map(run, (keys, jnp.asarray(_SCALES, real)))
+
+    runs = repeated_errors(sweep, truth, ends, key=key, relative=True)
+    across = f"Device time (time constants of {time_constant * 1e6:g} µs)"
+    planned = "planned time", float(plan.time_constants)
+    rtol = None if plan.rtol is None else float(plan.rtol)
+    return repeated_figure(runs, title, across, "Relative error, Frobenius norm", planned, rtol)
