@@ -257,7 +257,7 @@ FAULTS = {
     "a matrix for a shift": ((A, 1.0), {"shift": 3 * np.eye(4)}, "shift must be a number"),
     "too small a shift": ((A, 1.0), {"shift": -3.0}, "too small"),
     "a continuous average": ((A, 1.0), {"plan": tla.Plan(1.0, 10.0)}, "of samples"),
-    "no samples": ((A, 1.0), {"plan": tla.Plan(1.0, 10.0, 0)}, "samples must be at least 1"),
+    "no samples": ((A, 1.0), {"plan": tla.Plan(1.0, 10.0, 0)}, "samples must be a whole number"),
     "plan and tolerance": ((A, 1.0), {"plan": PLANS["spaced"], "rtol": 0.1}, "not both"),
     "rtol out of range": ((A, 1.0), {"rtol": 0.0}, "rtol must lie"),
     "inertia": ((A, 1.0), {"device": tla.Device(dynamics=tla.Underdamped(1.0))}, "overdamped"),

@@ -280,7 +280,7 @@ FAULTS = {
     "not finite": (np.diag([1.0, np.nan, 3.0]), {}, "not finite"),
     "plan and tolerance": (GOOD, {"plan": tla.Plan(1.0, 1.0), "rtol": 0.1}, "not both"),
     "long time, no samples": (GOOD, {"plan": tla.Plan(1.0, 1.0), "device": HASTY}, "samples"),
-    "no sample": (GOOD, {"plan": tla.Plan(1.0, 1.0, 0)}, "samples must be at least 1"),
+    "no sample": (GOOD, {"plan": tla.Plan(1.0, 1.0, 0)}, "samples must be a whole number"),
     "negative time": (GOOD, {"plan": tla.Plan(-1.0, 1.0)}, "burn_in"),
     "too accurate": (GOOD, {"rtol": 0.0}, "rtol"),
     "too confident": (GOOD, {"confidence": 1.0}, "confidence"),

@@ -255,7 +255,7 @@ FAULTS = {
     "asymmetric": ((A, Q + np.eye(4, k=1)), {}, "Q is not symmetric"),
     "another shape": ((A, np.eye(3)), {}, "Q must have the shape of A"),
     "a continuous average": ((A, Q), {"plan": tla.Plan(1.0, 10.0)}, "of samples"),
-    "no samples": ((A, Q), {"plan": tla.Plan(1.0, 10.0, 0)}, "samples must be at least 1"),
+    "no samples": ((A, Q), {"plan": tla.Plan(1.0, 10.0, 0)}, "samples must be a whole number"),
     "a negative time": ((A, Q), {"plan": tla.Plan(-1.0, 10.0, 10)}, "burn_in must be finite"),
     "plan and tolerance": ((A, Q), {"plan": WALK, "rtol": 0.1}, "not both"),
     "rtol out of range": ((A, Q), {"rtol": 1.5}, "rtol must lie"),

@@ -115,7 +115,11 @@ def settling_time(drift: jax.Array, block: jax.Array, fraction: Scalar) -> jax.A
     # Of the powers 2^k only the last four are kept: they place the time to an eighth.
     powers = jnp.repeat(first[None], 4, 0)
     limit = jnp.finfo(drift.dtype).nmant + 8
-    powers, doublings = jax.lax.while_loop(lambda carry: left(carry[0][-1]) & (carry[1] < limit), double, (powers, jnp.array(0)))
+
+    def unsettled(carry):
+        return left(carry[0][-1]) & (carry[1] < limit)
+
+    powers, doublings = jax.lax.while_loop(unsettled, double, (powers, jnp.array(0)))
     found, time = powers[2], jnp.asarray(0.5, drift.dtype)
     for k, length in ((1, 0.25), (0, 0.125)):
         further = found @ powers[k]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +162,8 @@ class RepeatedErrors:
 
 
 def repeated_errors(
-    sweep: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    sweep: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
+    operands: Any,
     truth: ArrayLike,
     ends: Sequence[float],
     *,
@@ -175,7 +176,8 @@ def repeated_errors(
     Parameters
     ----------
     sweep : callable
-        From one key for each of m lengths to values, shape (m, ...), and their standard errors; can be traced.
+        From operands, and one key for each of m lengths, to values, shape (m, ...), and their standard errors; traced.
+    operands : tree of arrays
     truth : array, in the shape of a value
         The exact answer; not zero if `relative`.
     ends : sequence of m
@@ -188,9 +190,8 @@ def repeated_errors(
     """
     exact = np.asarray(truth).reshape(-1)
     keys = jax.random.split(key, (runs, len(ends)))
-    values, stderr = (
-        np.asarray(x).reshape(runs, len(ends), -1) for x in jax.jit(lambda k: jax.lax.map(sweep, k))(keys)
-    )
+    found = jax.jit(lambda operands, keys: jax.lax.map(lambda k: sweep(operands, k), keys))(operands, keys)
+    values, stderr = (np.asarray(x).reshape(runs, len(ends), -1) for x in found)
     scale = np.linalg.norm(exact) if relative else 1.0
     errors = np.linalg.norm(values - exact[None, None], axis=2).T / scale
     # Some estimators read their standard error off the samples, so that it scatters too.

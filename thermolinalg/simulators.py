@@ -295,6 +295,7 @@ def _as_inverse(
 ) -> Reading:
     """The second moment, summed over samples in the eigenbasis, as an estimate of the inverse."""
     operator = machine.operator
+    assert isinstance(operator, Modal)  # prepare() and the verb made sure
     count = operator.components * samples.astype(operator.dtype)
     value = basis @ ((moment / count) @ basis.conj().T)
     times = schedule.burn_in, schedule.duration, schedule.samples

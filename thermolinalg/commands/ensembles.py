@@ -93,11 +93,11 @@ class LogDeterminant:
 
         counts = sorted({max(round(scale * self.samples), min(self.samples, 128)) for scale in (0.01, 0.1, 1.0)})
 
-        def sweep(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def sweep(_: tuple[()], keys: jax.Array) -> tuple[jax.Array, jax.Array]:
             solutions = [self._estimate(key, n) for key, n in zip(keys, counts, strict=True)]
             return jnp.stack([x.value for x in solutions]), jnp.stack([x.stderr for x in solutions])
 
-        runs = repeated_errors(sweep, truth, counts, key=key)
+        runs = repeated_errors(sweep, (), truth, counts, key=key)
         title = f"Log determinant of {self.operand.name}: {self.dim} unknowns"
         return repeated_figure(runs, title, "Samples", "Error", ("given number", self.samples), None)
 

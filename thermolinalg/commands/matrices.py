@@ -60,12 +60,13 @@ class Inverse:
         return {"lapack": _matrix_errors(solution, truth)}
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
-        def estimate(key: jax.Array, scale: jax.Array) -> tla.Solution:
+        def estimate(program: tla.Program, key: jax.Array, scale: jax.Array) -> tla.Solution:
             plan = replace(self.plan, burn_in=scale * self.plan.burn_in, duration=scale * self.plan.duration)
-            return tla.inv(self.program, key=key, plan=plan)
+            return tla.inv(program, key=key, plan=plan)
 
         title = f"Inverse of {self.operand.name}: {self.dim} unknowns"
-        return _matrix_figure(estimate, truth, self.plan, 0.0, title, self.program.device.time_constant, key)
+        second = self.program.device.time_constant
+        return _matrix_figure(estimate, self.program, truth, self.plan, 0.0, title, second, key)
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,13 @@ class Lyapunov(_Drift):
         return self._described({"diffusion": self.given})
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
-        def estimate(key: jax.Array, scale: jax.Array) -> tla.Solution:
-            return tla.lyapunov(self.drift, self.diffusion, key=key, plan=self._scaled(scale))
+        def estimate(operands: tuple[jax.Array, jax.Array], key: jax.Array, scale: jax.Array) -> tla.Solution:
+            return tla.lyapunov(*operands, key=key, plan=self._scaled(scale))
 
         title = f"Lyapunov equation of {self.operand.name}: {self.dim} unknowns"
-        fixed = float(self.plan.burn_in)
-        return _matrix_figure(estimate, truth, self.plan, fixed, title, self.device.time_constant, key)
+        fixed, second = float(self.plan.burn_in), self.device.time_constant
+        operands = self.drift, jnp.asarray(self.diffusion)
+        return _matrix_figure(estimate, operands, truth, self.plan, fixed, title, second, key)
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,12 @@ class Exponential(_Drift):
         return self._described({"time": self.time, "shift": self.shift})
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
-        def estimate(key: jax.Array, scale: jax.Array) -> tla.Solution:
-            return tla.expm(self.drift, self.time, shift=self.shift, key=key, plan=self._scaled(scale))
+        def estimate(drift: jax.Array, key: jax.Array, scale: jax.Array) -> tla.Solution:
+            return tla.expm(drift, self.time, shift=self.shift, key=key, plan=self._scaled(scale))
 
         title = f"Exponential of {self.time:g} times {self.operand.name}: {self.dim} unknowns"
-        fixed = float(self.plan.burn_in)
-        return _matrix_figure(estimate, truth, self.plan, fixed, title, self.device.time_constant, key)
+        fixed, second = float(self.plan.burn_in), self.device.time_constant
+        return _matrix_figure(estimate, self.drift, truth, self.plan, fixed, title, second, key)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
@@ -201,7 +203,8 @@ def _matrix_errors(solution: tla.Solution, truth: np.ndarray | None) -> dict[str
 
 
 def _matrix_figure(
-    estimate: Callable[[jax.Array, jax.Array], tla.Solution],
+    estimate: Callable[[Any, jax.Array, jax.Array], tla.Solution],
+    operands: Any,
     truth: np.ndarray,
     plan: tla.Plan,
     fixed: float,
@@ -217,14 +220,14 @@ def _matrix_figure(
     clock, real = float(plan.clock), jnp.asarray(plan.duration).dtype
     ends = [clock * (fixed + scale * (float(plan.total) - fixed)) for scale in _SCALES]
 
-    def sweep(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sweep(operands: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         def run(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            solution = estimate(*case)
+            solution = estimate(operands, *case)
             return solution.value, solution.stderr
 
         return jax.lax.map(run, (keys, jnp.asarray(_SCALES, real)))
 
-    runs = repeated_errors(sweep, truth, ends, key=key, relative=True)
+    runs = repeated_errors(sweep, operands, truth, ends, key=key, relative=True)
     across = f"Device time (time constants of {time_constant * 1e6:g} µs)"
     planned = "planned time", float(plan.time_constants)
     rtol = None if plan.rtol is None else float(plan.rtol)

@@ -123,6 +123,7 @@ def _lyapunov(encoded: Encoded, rtol: Scalar, confidence: Scalar) -> Plan:
 @jax.jit
 def _expm(encoded: Encoded, rtol: Scalar, confidence: Scalar) -> Plan:
     encoded = jax.lax.stop_gradient(encoded)
+    assert encoded.lag is not None
     lag = jnp.abs(encoded.after(encoded.lag)[0]) ** 2
     d, length = lag.shape[0], jnp.sum(lag)
     target = jnp.asarray(rtol).astype(lag.dtype) ** 2 * length

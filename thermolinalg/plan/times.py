@@ -66,7 +66,7 @@ def check_plan(plan: Plan) -> Plan:
     Raises
     ------
     ValueError
-        If a time is negative or not finite, or there is no sample.
+        If a time is negative or not finite, or the number of samples is not a whole one.
     """
     if not is_concrete(plan):
         return plan
@@ -74,8 +74,10 @@ def check_plan(plan: Plan) -> Plan:
         value = np.asarray(getattr(plan, name))
         if not (np.all(np.isfinite(value)) and np.all(value >= 0)):
             raise ValueError(f"{name} must be finite and not negative, got {getattr(plan, name)}")
-    if plan.samples is not None and not np.all(np.asarray(plan.samples) >= 1):
-        raise ValueError(f"samples must be at least 1, got {plan.samples}")
+    if plan.samples is not None:
+        samples = np.asarray(plan.samples)
+        if not np.all((samples >= 1) & (samples == np.round(samples))):
+            raise ValueError(f"samples must be a whole number of at least 1, got {plan.samples}")
     return plan
 
 
