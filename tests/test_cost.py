@@ -27,6 +27,14 @@ def test_device_time_does_not_depend_on_the_units_of_the_matrix():
     np.testing.assert_allclose(times, times[0], rtol=1e-5)
 
 
+def test_other_verbs_move_other_numbers():
+    """An inverse loads nothing and reads d squared numbers."""
+    ledger = tla.cost(tla.Plan(1.0, 1.0), tla.Device(link=tla.Link(bits=8, rate=1e9)), dim=10, loaded=0, read=100)
+    assert (ledger.load, ledger.read) == (0.0, pytest.approx(8e-7))
+    with pytest.raises(ValueError, match="loaded and read"):
+        tla.cost(tla.Plan(0.0, 1.0), dim=3, read=-1)
+
+
 def test_a_price_needs_a_size():
     with pytest.raises(ValueError, match="dim"):
         tla.cost(tla.Plan(0.0, 1.0), dim=0)

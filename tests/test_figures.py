@@ -1,12 +1,21 @@
-"""The error curve: its band is where the errors of runs fall."""
+"""Figures: the band of an error curve is where the errors of runs fall, and repeated errors are those of runs."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import thermolinalg as tla
-from thermolinalg.figures import check_curve, error_curve, error_figure, png
+from thermolinalg.figures import (
+    check_curve,
+    energy_figure,
+    error_curve,
+    error_figure,
+    png,
+    repeated_errors,
+    repeated_figure,
+)
 
 RUNS = 2000
 LEVELS = np.array([0.05, 0.5, 0.95])
@@ -81,3 +90,34 @@ def test_curves_need_one_right_hand_side(b):
 def test_curves_need_all_eigenvalues():
     with pytest.raises(ValueError, match="all eigenvalues"):
         check_curve(tla.MatrixFree(lambda block: block, 2, jnp.dtype(float)), np.ones(2))
+
+
+def test_repeated_errors_are_those_of_the_runs():
+    truth, lengths, runs = np.array([[3.0, 0.0], [0.0, 4.0]]), [1.0, 100.0], 400
+
+    def sweep(scale, keys):
+        stderr = scale / jnp.sqrt(jnp.asarray(lengths))[:, None, None] * jnp.ones((1, 2, 2))
+        noise = jax.vmap(lambda key: jax.random.normal(key, (2, 2)))(keys)
+        return jnp.asarray(truth)[None] + stderr * noise, stderr
+
+    found = repeated_errors(sweep, 0.5, truth, lengths, key=jax.random.key(2), runs=runs, relative=True)
+    # Four entries of 0.5 each against a norm of 5; then a tenth of that.
+    np.testing.assert_allclose(found.predicted, [0.2, 0.02])
+    assert found.errors.shape == (2, runs)
+    squares = np.mean((found.errors / found.predicted[:, None]) ** 2, axis=1)
+    # Each a mean of 4 x 400 squares of normal numbers.
+    five = 5 * np.sqrt(2 / (4 * runs))
+    assert np.all(np.abs(squares - 1) < five)
+    assert not np.any(np.abs(1.5 * squares - 1) < five)
+    (axes,) = repeated_figure(found, "title", "Samples", "Error", ("planned", 10.0), 0.05).axes
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()][-1] == "planned rtol, 0.05"
+
+
+def test_energies_are_drawn_beside_their_density():
+    energies = np.random.default_rng(0).chisquare(7, 500)
+    (axes,) = energy_figure(energies, 7, "title").axes
+    (line,) = axes.lines
+    grid, density = line.get_xdata(), line.get_ydata()
+    np.testing.assert_allclose(density, scipy.stats.chi2(7).pdf(grid), rtol=1e-10)
+    assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1.0)

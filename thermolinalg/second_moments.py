@@ -1,5 +1,7 @@
 """What a device reads of an encoded problem: a second moment, of independent samples or of correlated ones."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +15,28 @@ _BLOCK = 512
 """Steps of a walk between two updates of the sum; a power of two."""
 
 
-def read(encoded: Encoded, key: jax.Array, schedule: Schedule) -> tuple[jax.Array, jax.Array, jax.Array]:
+class _Steps(NamedTuple):
+    """Propagator and covariance, in the type of the answer, of the parts of a run."""
+
+    begin: tuple[jax.Array, jax.Array]  # the burn-in
+    early: tuple[jax.Array, jax.Array] | None  # from the earlier state of a pair to the later one
+    late: tuple[jax.Array, jax.Array]  # from there to the next pair
+
+    @property
+    def whole(self) -> jax.Array:
+        """Propagator from one sample to the next."""
+        return self.late[0] if self.early is None else self.late[0] @ self.early[0]
+
+
+def read(
+    encoded: Encoded, key: jax.Array, schedule: Schedule, early: tuple[jax.Array, jax.Array] | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Run an encoded problem from rest, and read its moment.
+
+    Parameters
+    ----------
+    early : tuple or None
+        ``encoded.after(encoded.lag)``, if the problem has a lag.
 
     Returns
     -------
@@ -27,17 +49,17 @@ def read(encoded: Encoded, key: jax.Array, schedule: Schedule) -> tuple[jax.Arra
     """
     samples, duration = (jnp.asarray(x).astype(encoded.drift.dtype) for x in (schedule.samples, schedule.duration))
     spacing = duration / samples
+    rest = spacing if encoded.lag is None else jnp.maximum(spacing - encoded.lag, 0)
+    steps = _Steps(encoded.after(schedule.burn_in), early, encoded.after(rest))
     covariance = encoded.covariance
-    step = encoded.after(spacing)
     length = jnp.linalg.norm(covariance)
-    alike = jnp.linalg.norm(step[0] @ covariance @ step[0].conj().T) / jnp.where(length > 0, length, 1)
-    begin = encoded.after(schedule.burn_in)
+    alike = jnp.linalg.norm(steps.whole @ covariance @ steps.whole.conj().T) / jnp.where(length > 0, length, 1)
 
     def independent():
-        return _independent(encoded, key, samples), _independent_variance(encoded, begin[0], samples)
+        return _independent(encoded, key, steps, samples), _independent_variance(encoded, steps, samples)
 
     def walked():
-        return _walked(encoded, key, begin[1], spacing, samples), _variance(encoded, begin[0], spacing, samples)
+        return _walked(encoded, key, steps, samples), _variance(encoded, steps, samples)
 
     simulator = encoded.simulator
     if isinstance(simulator, Trajectory):
@@ -53,46 +75,48 @@ def read(encoded: Encoded, key: jax.Array, schedule: Schedule) -> tuple[jax.Arra
     return value, jnp.sqrt(variance), alike
 
 
-def _independent(encoded: Encoded, key: jax.Array, samples: jax.Array) -> jax.Array:
+def _independent(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array) -> jax.Array:
     """Moment of independent samples, at a cost that does not depend on their number."""
     spread = root(encoded.covariance)
     first, second = jax.random.split(key)
     factor = bartlett(first, spread.shape[0], samples, spread.dtype)
     count = encoded.components * samples.astype(spread.dtype)
-    early = spread @ factor
-    if encoded.lag is None:
-        return early @ early.conj().T / count
+    before = spread @ factor
+    if steps.early is None:
+        return before @ before.conj().T / count
     # Later states are what is left of early ones, and noise that knows of them through the factor alone.
-    propagator, covariance = encoded.after(encoded.lag)
-    late = propagator @ early + root(covariance) @ white_noise(second, factor.shape, factor.dtype)
-    return late @ early.conj().T / count
+    propagator, covariance = steps.early
+    after = propagator @ before + root(covariance) @ white_noise(second, factor.shape, factor.dtype)
+    return after @ before.conj().T / count
 
 
-def _walked(encoded: Encoded, key: jax.Array, begin: jax.Array, spacing: jax.Array, samples: jax.Array) -> jax.Array:
+def _walked(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array) -> jax.Array:
     """Moment of equally spaced samples of one run, walked in exact steps."""
     dtype, size = encoded.entries, encoded.covariance.shape[0]
     scale = (1 / jnp.sqrt(jnp.asarray(encoded.components, encoded.drift.dtype))).astype(dtype)
-    lag = jnp.zeros_like(spacing) if encoded.lag is None else encoded.lag
-    early, late = encoded.after(lag), encoded.after(jnp.maximum(spacing - lag, 0))
-    roots = [root(covariance).T * scale for covariance in (begin, early[1], late[1])]
-    powers = [late[0] @ early[0]]
+    late, spread = steps.late[0].T, root(steps.late[1]).T * scale
+    powers = [steps.whole]
     while 2 ** len(powers) < _BLOCK:
         powers.append(powers[-1] @ powers[-1])
     key, first = jax.random.split(key)
-    state = white_noise(first, (1, size), dtype) @ roots[0]
+    state = white_noise(first, (1, size), dtype) @ (root(steps.begin[1]).T * scale)
+    if steps.early is not None:
+        forth, soon = steps.early[0].T, root(steps.early[1]).T * scale
 
     def block(j, carry):
         state, moment = carry
-        noise = white_noise(jax.random.fold_in(key, j), (2, _BLOCK, size), dtype)
-        soon = noise[0] @ roots[1]
-        push = soon @ late[0].T + noise[1] @ roots[2]
+        first, second = white_noise(jax.random.fold_in(key, j), (2, _BLOCK, size), dtype)
+        push = second @ spread
+        if steps.early is not None:
+            first = first @ soon
+            push = push + first @ late
         # States at the start of each step; the last push leads to the next block.
         states = _recursion(powers, jnp.concatenate([state, push[:-1]]))
-        after = states[-1:] @ powers[0].T + push[-1:]
+        following = states[-1:] @ powers[0].T + push[-1:]
         live = (j * _BLOCK + jnp.arange(_BLOCK))[:, None] < jnp.ceil(samples).astype(int)
         seen = jnp.where(live, states, 0)
-        later = seen if encoded.lag is None else seen @ early[0].T + jnp.where(live, soon, 0)
-        return after, moment + later.T @ seen.conj()
+        later = seen if steps.early is None else seen @ forth + jnp.where(live, first, 0)
+        return following, moment + later.T @ seen.conj()
 
     blocks = jnp.ceil(samples / _BLOCK).astype(int)
     moment = jax.lax.fori_loop(0, blocks, block, (state, jnp.zeros((size, size), dtype)))[1]
@@ -109,12 +133,12 @@ def _recursion(powers: list[jax.Array], pushes: jax.Array) -> jax.Array:
     return jnp.stack([between, later], 1).reshape(pushes.shape)
 
 
-def _independent_variance(encoded: Encoded, begun: jax.Array, samples: jax.Array) -> jax.Array:
+def _independent_variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
     """Mean square error of each entry of a moment of independent samples."""
-    covariance = encoded.covariance
+    covariance, begun = encoded.covariance, steps.begin[0]
     missing = begun @ covariance @ begun.conj().T
-    if encoded.lag is not None:
-        propagator = encoded.after(encoded.lag)[0]
+    if steps.early is not None:
+        propagator = steps.early[0]
         missing = propagator @ missing
         cross = (propagator @ covariance) ** 2
     else:
@@ -127,7 +151,7 @@ def _independent_variance(encoded: Encoded, begun: jax.Array, samples: jax.Array
     return variance / samples + (jnp.abs(missing) / samples) ** 2
 
 
-def _variance(encoded: Encoded, begun: jax.Array, spacing: jax.Array, samples: jax.Array) -> jax.Array:
+def _variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
     r"""Mean square error of each entry of a moment of correlated samples, by its sum over lags.
 
     .. math::
@@ -135,13 +159,11 @@ def _variance(encoded: Encoded, begun: jax.Array, spacing: jax.Array, samples: j
         \operatorname{Var} S_{ab} = \frac1{N^2} \sum_{|u|<N} (N - |u|)
             [R_{aa}(u\Delta) R_{bb}(u\Delta) + R_{ab}(u\Delta + t) R_{ba}(u\Delta - t)]
     """
-    covariance = encoded.covariance
-    lag = jnp.zeros_like(spacing) if encoded.lag is None else encoded.lag
-    forth, rest = encoded.after(lag)[0], encoded.after(jnp.maximum(spacing - lag, 0))[0]
-    step = rest @ forth
+    covariance, begun, step, rest = encoded.covariance, steps.begin[0], steps.whole, steps.late[0]
+    forth = jnp.eye(len(step), dtype=step.dtype) if steps.early is None else steps.early[0]
     cutoff = 1e-7 * jnp.linalg.norm(covariance)
     # R(u), and where they differ from it R(u + t) and R(u - t), side by side: one product with the step moves them on.
-    apart = [] if encoded.lag is None or encoded.components == 2 else [step @ forth @ covariance, rest @ covariance]
+    apart = [] if steps.early is None or encoded.components == 2 else [step @ forth @ covariance, rest @ covariance]
     width = covariance.shape[0]
 
     def add(carry):

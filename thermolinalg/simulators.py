@@ -144,7 +144,7 @@ class Law:
             count = operator.components * jnp.asarray(samples).astype(factor.dtype)
             value = factor @ (factor.conj().T / count)
             return Reading(value, covariances.independent_stderr(value, samples), None, jnp.array(True))
-        rates, basis, dynamics = operator.rates, operator.from_modes(_eye(operator)), machine.dynamics
+        rates, basis, dynamics = operator.rates, operator.basis, machine.dynamics
         memory, duration = dynamics.memory(rates), jnp.asarray(schedule.duration).astype(rates.dtype)
         count = 20 * duration * jnp.max(jnp.abs(memory.decay)) + 1 if samples is None else jnp.asarray(samples)
         whole = jnp.ceil(count.astype(rates.dtype))
@@ -272,16 +272,12 @@ class Trajectory:
         steps = _steps(machine, operator.rates, schedule, samples)
         moment = draws.walk(key, *steps, samples, operator.dtype) * jnp.asarray(machine.beta).astype(operator.dtype)
         seen = replace(schedule, samples=samples)
-        return _as_inverse(machine, operator.from_modes(_eye(operator)), moment, samples, seen)
+        return _as_inverse(machine, operator.basis, moment, samples, seen)
 
 
 def _affine(coefficients: jax.Array, block: jax.Array) -> jax.Array:
     """Contract coefficients (p, q, n) with modes (q, n, k)."""
     return (coefficients[..., None].astype(block.dtype) * block[None]).sum(1)
-
-
-def _eye(operator: Operator) -> jax.Array:
-    return jnp.eye(operator.dim, dtype=operator.dtype)
 
 
 def _steps(machine: Machine, rates: jax.Array, schedule: Schedule, samples: jax.Array) -> tuple[RunLaw, RunLaw]:

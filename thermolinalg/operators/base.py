@@ -130,6 +130,11 @@ class Modal(Operator):
     def from_modes(self, block: jax.Array) -> jax.Array:
         """The block with these coordinates in the eigenbasis."""
 
+    @property
+    def basis(self) -> jax.Array:
+        """The eigenvectors as columns, shape (d, d)."""
+        return self.from_modes(jnp.eye(self.dim, dtype=self.dtype))
+
     def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
         q, d, k = vectors.shape
         # With the columns leading, they stay on their devices if they are spread over several.

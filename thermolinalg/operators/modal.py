@@ -45,6 +45,12 @@ class Dense(Modal):
             raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
         return self.eigenvalues
 
+    @property
+    def basis(self) -> jax.Array:
+        if self.eigenvectors is None:
+            raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
+        return self.eigenvectors
+
     def factor(self) -> "Dense":
         if self.eigenvalues is not None:
             return self
@@ -59,21 +65,16 @@ class Dense(Modal):
         return self.matrix @ block
 
     def to_modes(self, block: jax.Array) -> jax.Array:
-        return (block.T @ self._vectors().conj()).T  # row by row, which is twice as fast for few columns
+        return (block.T @ self.basis.conj()).T  # row by row, which is twice as fast for few columns
 
     def from_modes(self, block: jax.Array) -> jax.Array:
-        return self._vectors() @ block
+        return self.basis @ block
 
     def diagonal(self, function: Function) -> jax.Array:
-        return jnp.abs(self._vectors()) ** 2 @ function(self.rates)
+        return jnp.abs(self.basis) ** 2 @ function(self.rates)
 
     def solve(self, block: jax.Array) -> jax.Array:
         return super().solve(block) if self.triangle is None else cho_solve((self.triangle, True), block)
-
-    def _vectors(self) -> jax.Array:
-        if self.eigenvectors is None:
-            raise ValueError("the operator is not factored yet; call factor() once and keep what it returns")
-        return self.eigenvectors
 
 
 @jax.tree_util.register_dataclass
@@ -155,7 +156,7 @@ class Kronecker(Modal):
 
     def diagonal(self, function: Function) -> jax.Array:
         def squared(factor: Modal) -> Matmat:
-            weights = jnp.abs(factor.from_modes(jnp.eye(factor.dim, dtype=factor.dtype))) ** 2
+            weights = jnp.abs(factor.basis) ** 2
             return lambda block: weights @ block
 
         values = function(self.rates)[:, None]

@@ -111,12 +111,9 @@ def run(encoded: Encoded, key: jax.Array, plan: Plan) -> Solution:
     """Run an encoded problem and read its second moment."""
     schedule = jax.lax.stop_gradient(plan.schedule)
     fixed = jax.lax.stop_gradient(encoded)
-    moment, stderr, alike = read(fixed, key, schedule)
-    mean = (
-        encoded.covariance
-        if encoded.lag is None
-        else encoded.after(encoded.lag)[0] * encoded.gain.astype(encoded.entries)
-    )
+    early = None if encoded.lag is None else encoded.after(encoded.lag)
+    moment, stderr, alike = read(fixed, key, schedule, jax.lax.stop_gradient(early))
+    mean = encoded.covariance if early is None else early[0] * encoded.gain.astype(encoded.entries)
     gain = fixed.gain.astype(fixed.entries)
     # Moves as the mean does when the operands move; adds nothing otherwise.
     value = gain * moment + (mean - jax.lax.stop_gradient(mean))
