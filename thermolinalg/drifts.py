@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Operator, as_inexact, is_concrete
+from thermolinalg.operators import Operator, all_finite, as_inexact, is_concrete
 from thermolinalg.transition import transition
 
 
@@ -60,7 +60,7 @@ def as_drift(A: Any, name: str = "A") -> jax.Array:
     matrix = as_inexact(A, name)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
-    if is_concrete(matrix) and not bool(jnp.all(jnp.isfinite(matrix))):
+    if is_concrete(matrix) and not all_finite(matrix):
         raise ValueError(f"{name} has entries that are not finite; look for NaN, infinity or overflow in its making")
     return matrix
 

@@ -172,8 +172,8 @@ def _refuse(encoded: Encoded, drift: jax.Array, right: jax.Array) -> None:
     """Raise if the drift is not stable, or the right-hand side no covariance."""
     if not is_concrete(encoded.status, drift, right):
         return
-    largest = float(jnp.max(jnp.abs(right)))
-    asymmetry = float(jnp.max(jnp.abs(right - right.conj().T)))
+    known = np.asarray(right)
+    largest, asymmetry = np.max(np.abs(known)), np.max(np.abs(known - known.conj().T))
     if asymmetry > _rounding(right.dtype) * largest:
         raise ValueError(f"Q is not symmetric: entries differ from their transposes by up to {asymmetry:.1e}")
     flags = int(encoded.status)
@@ -184,7 +184,7 @@ def _refuse(encoded: Encoded, drift: jax.Array, right: jax.Array) -> None:
             "has no stationary law; every real part must be positive"
         )
     if flags & Status.NOT_SEMIDEFINITE:
-        lowest = float(np.linalg.eigvalsh(np.asarray(right))[0])
+        lowest = float(np.linalg.eigvalsh(known)[0])
         raise ValueError(
             f"Q is not positive semi-definite: it has an eigenvalue {lowest:.3g}, and no noise has that covariance; "
             "split Q into a difference of two that are, and subtract the solutions"

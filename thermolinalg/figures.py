@@ -236,7 +236,9 @@ def energy_figure(energies: ArrayLike, degrees: int, title: str) -> "Figure":
     grid = np.linspace(min(low, found.min()), max(high, found.max()), 400)[1:]
     density = np.exp((degrees / 2 - 1) * np.log(grid / 2) - grid / 2 - gammaln(degrees / 2)) / 2
     axes.plot(grid, density, color="#2171b5", lw=1.5, label=f"predicted, chi-square on {degrees} degrees")
-    axes.set(xlabel=r"Twice the energy of a sample over its temperature, $\beta\,(x - \mu)^* A\,(x - \mu)$", ylabel="Density")
+    axes.set(
+        xlabel=r"Twice the energy of a sample over its temperature, $\beta\,(x - \mu)^* A\,(x - \mu)$", ylabel="Density"
+    )
     _finish(axes, title)
     return figure
 

@@ -5,6 +5,7 @@ from thermolinalg.operators.base import Modal as Modal
 from thermolinalg.operators.base import Operator as Operator
 from thermolinalg.operators.base import implicit_solve as implicit_solve
 from thermolinalg.operators.convert import DENSE_LIMIT as DENSE_LIMIT
+from thermolinalg.operators.convert import all_finite as all_finite
 from thermolinalg.operators.convert import as_block as as_block
 from thermolinalg.operators.convert import as_inexact as as_inexact
 from thermolinalg.operators.convert import as_operator as as_operator

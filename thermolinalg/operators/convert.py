@@ -124,7 +124,7 @@ def _inspect(matrix):
     return jnp.all(jnp.isfinite(matrix)), jnp.where(largest > 0, deviation / jnp.where(largest > 0, largest, 1), 0)
 
 
-def _all_finite(block: jax.Array) -> bool:
+def all_finite(block: jax.Array) -> bool:
     """Whether a block is finite; a single process need not hold all of it."""
     if block.is_fully_addressable:
         return bool(np.isfinite(block).all())
@@ -170,7 +170,7 @@ def as_block(b: Any, operator: Operator, name: str) -> jax.Array:
         raise ValueError(
             f"{name} must have shape ({operator.dim},) or ({operator.dim}, k) to match the operator, got {block.shape}"
         )
-    if is_concrete(block) and not _all_finite(block):
+    if is_concrete(block) and not all_finite(block):
         raise ValueError(f"{name} has entries that are not finite; look for NaN, infinity or overflow in its making")
     if jnp.issubdtype(block.dtype, jnp.complexfloating) and operator.components == 1:
         raise ValueError(f"{name} is complex and A is real; pass A.astype(complex) to solve for both parts at once")

@@ -55,10 +55,10 @@ def extremes(
     Notes
     -----
     A power method, with its limits: the estimates approach the extremes from inside, the slow one by a factor
-    :math:`e^{-(\lambda_2 - \lambda_1)/\lambda_1}` in each cycle, the fast one by about :math:`\lambda_{d-1}/\lambda_d`,
-    slower than any rate where the gap closes. ``stderr`` is thermal scatter and what the estimate still moved in the
-    last half of the cycles: generous where it has settled, and no bound on what more cycles would find. A plan from an estimate of the smallest eigenvalue
-    needs a margin.
+    :math:`e^{-(\lambda_2 - \lambda_1)/\lambda_1}` in each cycle, the fast one by about
+    :math:`\lambda_{d-1}/\lambda_d`, slower than any rate where the gap closes. ``stderr`` is thermal scatter and what
+    the estimate still moved in the last half of the cycles: generous where it has settled, and no bound on what more
+    cycles would find. A plan from an estimate of the smallest eigenvalue needs a margin.
 
     Examples
     --------
