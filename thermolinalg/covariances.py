@@ -12,6 +12,9 @@ from thermolinalg.dynamics import Dynamics, Memory
 from thermolinalg.laws import Scalar
 from thermolinalg.relaxation import phi1, psi, sampled_phi1, sampled_psi
 
+FORGOTTEN = 1e-3
+"""Correlation of the squares of two successive samples that counts as none."""
+
 
 def overlap(first: Memory, second: Memory, duration: Scalar, samples: Scalar | None) -> jax.Array:
     r"""Variance of an average of the product of two stationary modes of unit variance, for every pair.

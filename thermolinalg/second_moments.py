@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.draws import bartlett, white_noise
 from thermolinalg.encodings import Encoded
 from thermolinalg.paths import root
-from thermolinalg.plan.samples import FORGOTTEN
 from thermolinalg.simulators import Law, Schedule, Trajectory
 
 _BLOCK = 512

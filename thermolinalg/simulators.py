@@ -95,8 +95,14 @@ class Simulator(Protocol):
     def respond(self, machine: Machine, force: jax.Array, schedule: Schedule) -> jax.Array:
         """Mean of the reading for a start at rest: linear in the force, and free of noise."""
 
-    def covariance(self, machine: Machine, key: jax.Array, schedule: Schedule) -> Reading:
-        """Run once from rest without a force, and read the second moment times beta, shape (d, d)."""
+    def route(self, machine: Machine, schedule: Schedule) -> jax.Array:
+        """Which of its ways to a covariance serves this run, as a number."""
+
+    def covariance(self, machine: Machine, key: jax.Array, schedule: Schedule, route: int | None) -> Reading:
+        """Run once from rest without a force, and read the second moment times beta, shape (d, d).
+
+        A route that is known is the only one that gets compiled.
+        """
 
 
 @jax.tree_util.register_dataclass
@@ -134,7 +140,10 @@ class Law:
             return machine.operator.solve(force)
         return machine.operator.apply(lambda rates: machine.law(rates, schedule).force[0], force)
 
-    def covariance(self, machine, key, schedule):
+    def route(self, machine, schedule):
+        return jnp.array(0) if self.long_time else _route(machine, schedule)
+
+    def covariance(self, machine, key, schedule, route):
         operator, samples = machine.operator, schedule.samples
         if self.long_time:
             if samples is None:
@@ -144,27 +153,20 @@ class Law:
             count = operator.components * jnp.asarray(samples).astype(factor.dtype)
             value = factor @ (factor.conj().T / count)
             return Reading(value, covariances.independent_stderr(value, samples), None, jnp.array(True))
-        rates, basis, dynamics = operator.rates, operator.basis, machine.dynamics
-        memory, duration = dynamics.memory(rates), jnp.asarray(schedule.duration).astype(rates.dtype)
-        count = 20 * duration * jnp.max(jnp.abs(memory.decay)) + 1 if samples is None else jnp.asarray(samples)
-        whole = jnp.ceil(count.astype(rates.dtype))
-        # Effective samples of the slowest mode, and correlation of squares of neighbouring samples.
-        fewest = 1 / jnp.max(jnp.diagonal(covariances.overlap(memory, memory, duration, samples)))
-        alike = jnp.exp(-2 * jnp.min(dynamics.relaxation(rates)) * duration / whole)
-        choice = jnp.where(alike < 1e-3, 0, jnp.where(fewest >= 20, 1, 2))
+        rates, dtype = operator.rates, operator.dtype
+        memory, whole = machine.dynamics.memory(rates), _samples(machine, schedule)
 
         def walked():
-            return draws.walk(key, *_steps(machine, rates, schedule, whole), whole.astype(int), operator.dtype) * (
-                jnp.asarray(machine.beta).astype(operator.dtype)
-            )
+            moment = draws.walk(key, *_steps(machine, rates, schedule, whole), whole.astype(int), dtype)
+            return moment * jnp.asarray(machine.beta).astype(dtype)
 
-        options = [
-            lambda: draws.independent(key, rates, whole, operator.dtype),
-            lambda: draws.correlated(key, rates, memory, duration, whole, operator.dtype),
+        routes = [
+            lambda: draws.independent(key, rates, whole, dtype),
+            lambda: draws.correlated(key, rates, memory, schedule.duration, whole, dtype),
             walked,
         ]
-        moment = jax.lax.switch(choice, options)
-        return _as_inverse(machine, basis, moment, whole, schedule)
+        moment = jax.lax.switch(_route(machine, schedule), routes) if route is None else routes[route]()
+        return _as_inverse(machine, operator.basis, moment, whole, schedule)
 
     def _exact(self, machine, force, key, schedule, start):
         pull, momentum = machine.pull(force, start)
@@ -266,7 +268,10 @@ class Trajectory:
     def respond(self, machine, force, schedule):
         return Law().respond(machine, force, schedule)
 
-    def covariance(self, machine, key, schedule):
+    def route(self, machine, schedule):
+        return jnp.array(0)
+
+    def covariance(self, machine, key, schedule, route):
         operator = machine.operator
         samples = jnp.asarray(self.steps if schedule.samples is None else schedule.samples)
         steps = _steps(machine, operator.rates, schedule, samples)
@@ -278,6 +283,31 @@ class Trajectory:
 def _affine(coefficients: jax.Array, block: jax.Array) -> jax.Array:
     """Contract coefficients (p, q, n) with modes (q, n, k)."""
     return (coefficients[..., None].astype(block.dtype) * block[None]).sum(1)
+
+
+def _samples(machine: Machine, schedule: Schedule) -> jax.Array:
+    """Number of samples; of a continuous reading, so many that they are as good."""
+    operator = machine.operator
+    assert isinstance(operator, Modal)  # prepare() and the verb made sure
+    rates = operator.rates
+    if schedule.samples is not None:
+        return jnp.ceil(jnp.asarray(schedule.samples).astype(rates.dtype))
+    fastest = jnp.max(jnp.abs(machine.dynamics.memory(rates).decay))
+    return jnp.ceil(20 * jnp.asarray(schedule.duration).astype(rates.dtype) * fastest + 1)
+
+
+@jax.jit
+def _route(machine: Machine, schedule: Schedule) -> jax.Array:
+    """0 for samples that are independent, 1 for those to be drawn by frequency, 2 for a walk."""
+    operator = machine.operator
+    assert isinstance(operator, Modal)  # prepare() and the verb made sure
+    rates = operator.rates
+    memory, duration = machine.dynamics.memory(rates), jnp.asarray(schedule.duration).astype(rates.dtype)
+    overlap = covariances.overlap(memory, memory, duration, schedule.samples)
+    fewest = 1 / jnp.max(jnp.diagonal(overlap))
+    spacing = duration / _samples(machine, schedule)
+    alike = jnp.exp(-2 * jnp.min(machine.dynamics.relaxation(rates)) * spacing)
+    return jnp.where(alike < covariances.FORGOTTEN, 0, jnp.where(fewest >= 20, 1, 2))
 
 
 def _steps(machine: Machine, rates: jax.Array, schedule: Schedule, samples: jax.Array) -> tuple[RunLaw, RunLaw]:

@@ -13,17 +13,13 @@ import thermolinalg as tla
 from thermolinalg.commands.job import described, times
 from thermolinalg.commands.matrices import inverse
 from thermolinalg.commands.session import Operand, Precision, Session
-from thermolinalg.covariances import overlap
+from thermolinalg.covariances import FORGOTTEN, overlap
 from thermolinalg.free_energy import Estimator
 from thermolinalg.operators import as_block
 from thermolinalg.report import attributes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-_FORGOTTEN = 1e-3
-"""Correlation of the squares of two samples that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ class Samples:
         spectrum, dynamics = program.spectrum, program.machine.dynamics
         assert spectrum is not None  # the exact law cannot do without
         slowest = float(jnp.min(dynamics.relaxation(jnp.stack([spectrum.minimum, spectrum.maximum]))))
-        alone = log(1 / _FORGOTTEN) / (2 * slowest)
+        alone = log(1 / FORGOTTEN) / (2 * slowest)
         wait = spacing if spacing is not None else 1 / slowest if path else alone
         settle = burn_in if burn_in is not None else 3 * alone if path else 0.0
         clock = dynamics.clock(spectrum.maximum)

@@ -161,13 +161,16 @@ class Modal(Operator):
 
 def implicit_solve(operator: Operator, block: jax.Array, solve: Matmat) -> jax.Array:
     """Return ``solve(block)``, which JAX differentiates as a solve with the operator, whatever computes it."""
-    return jax.lax.custom_linear_solve(
-        operator.matmat,
-        block,
-        lambda _, right: solve(right),
-        # The transpose of a Hermitian matrix is its conjugate.
-        lambda _, right: solve(right.conj()).conj(),
-    )
+
+    def forward(_, right):
+        return solve(right)
+
+    def transposed(_, right):
+        return solve(right.conj()).conj()  # the transpose of a Hermitian matrix is its conjugate
+
+    if operator.components == 1:
+        return jax.lax.custom_linear_solve(operator.matmat, block, forward, symmetric=True)
+    return jax.lax.custom_linear_solve(operator.matmat, block, forward, transposed)
 
 
 def mix(coefficients: jax.Array, modes: jax.Array) -> jax.Array:

@@ -8,15 +8,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from thermolinalg.convergence import SquaredError
+from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.device import Device
 from thermolinalg.drifts import settling_time
 from thermolinalg.encodings import Encoded, exponential, stationary
 from thermolinalg.laws import Scalar
 from thermolinalg.paths import root
 from thermolinalg.plan.times import Plan, check_found, check_fractions
-
-FORGOTTEN = 1e-3
-"""Correlation of the squares of two successive samples that counts as none."""
 
 
 def lyapunov(

@@ -60,6 +60,8 @@ def extremes(
     the estimate still moved in the last half of the cycles: generous where it has settled, and no bound on what more
     cycles would find. A plan from an estimate of the smallest eigenvalue needs a margin.
 
+    The estimates are constants under differentiation.
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp

@@ -1,5 +1,6 @@
 """Inverses, from the covariance of a relaxing process."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,7 +97,12 @@ def inv(
     program = _with_modes(as_program(A, device))
     if plan is None:
         plan = planning.inv(program, rtol=5e-2 if rtol is None else rtol, confidence=confidence)
-    solution = _inv(program, key, check_plan(plan))
+    check_plan(plan)
+    route = None
+    if is_concrete(program.machine, plan.schedule):
+        with jax.ensure_compile_time_eval():
+            route = int(program.device.simulator.route(program.machine, plan.schedule))
+    solution = _inv(program, key, plan, route)
     if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
         raise ValueError("the inverse is not finite: the scale of A or the plan overflows its dtype; rescale them")
     return solution
@@ -120,11 +126,11 @@ def _dense(operator: Operator) -> Dense:
     return Dense((matrix + matrix.conj().T) / 2)
 
 
-@jax.jit
-def _inv(program: Program, key: jax.Array, plan: Plan) -> Solution:
+@partial(jax.jit, static_argnums=3)
+def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Solution:
     fixed, schedule = jax.lax.stop_gradient((program, plan.schedule))
     machine = fixed.machine
-    reading = fixed.device.simulator.covariance(machine, key, schedule)
+    reading = fixed.device.simulator.covariance(machine, key, schedule, route)
     value = _implicit(program.operator, reading.average)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
     operator = machine.operator

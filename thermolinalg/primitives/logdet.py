@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.device import Device, as_program
 from thermolinalg.dynamics import Dynamics, check_positive
 from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration, check_whole
@@ -23,9 +24,6 @@ from thermolinalg.operators import (
 )
 from thermolinalg.solution import Solution, Status
 from thermolinalg.spectrum import Spectrum
-
-_FORGOTTEN = 1e-3
-"""Correlation of the squares of two successive samples."""
 
 
 def logdet(
@@ -151,7 +149,7 @@ def _logdet(
     thermal, bias = jnp.sqrt(estimate.variance) / components, estimate.bias / components
     survey = _survey_error(fixed, modes)
     slowest = dynamics.relaxation(a * (1 + estimate.positions * jnp.minimum(modes.low, modes.high)))
-    spacing = jnp.where(estimate.samples > 0, log(1 / _FORGOTTEN) / (2 * slowest), 0)
+    spacing = jnp.where(estimate.samples > 0, log(1 / FORGOTTEN) / (2 * slowest), 0)
     stats = {
         "reference": a,
         "positions": estimate.positions,
