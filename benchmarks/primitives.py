@@ -227,13 +227,14 @@ def _logdet(d: int, samples: int, repeats: int) -> dict[str, Any]:
 
 
 def process(smoke: bool) -> dict[str, Any]:
-    """Time paths and densities at d = 64: a symmetric and a general drift, even and uneven times."""
+    """Time paths and densities at d = 64: a symmetric drift at even and uneven times, and a general one."""
     d, n, repeats = (16, 200, 2) if smoke else (64, 10_000, 7)
     rng = np.random.default_rng(2)
     grids = {"even": 0.1 * np.arange(n), "uneven": np.cumsum(rng.uniform(0.05, 0.15, n))}
     drifts = dict(zip(("symmetric", "general"), matrices(d), strict=True))
-    pairs = [(kind, grid) for kind in drifts for grid in grids]
-    chosen = pairs[::3] if smoke else pairs
+    # A general drift needs a transition for each distinct interval, which is another question.
+    pairs = [("symmetric", "even"), ("symmetric", "uneven"), ("general", "even")]
+    chosen = pairs[::2] if smoke else pairs
     cases = {f"{kind}, {grid}": _process(drifts[kind], grids[grid], repeats) for kind, grid in chosen}
     rows = [{"": n} | {c: 1e3 * row["times"][n]["median_s"] for c, row in cases.items()} for n in _names(cases)]
     show(f"Process: milliseconds; d = {d}, {n} times", rows)

@@ -140,7 +140,7 @@ def test_derivatives_agree_forward_and_backward(name):
 
     def read(A):
         value = verb(A, b, key=KEY).value
-        return jnp.sum(value * (1 + jnp.arange(value.size).reshape(value.shape)))
+        return jnp.sum(value * (1 + jnp.arange(value.size, dtype=value.dtype).reshape(value.shape)))
 
     _, forward = jax.jvp(read, (A,), (moved,))
     backward = jnp.sum(jax.grad(read)(A) * moved)

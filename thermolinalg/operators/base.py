@@ -44,6 +44,11 @@ class Operator(ABC):
         """Real degrees of freedom of one unknown: 1, or 2 for a complex operator."""
         return 2 if jnp.issubdtype(self.dtype, jnp.complexfloating) else 1
 
+    @property
+    def opaque(self) -> bool:
+        """Whether JAX may be unable to transpose the product, so that its symmetry has to be taken for granted."""
+        return False
+
     @abstractmethod
     def matmat(self, block: jax.Array) -> jax.Array:
         """Multiply a block of vectors, shape (d, k)."""
@@ -168,7 +173,7 @@ def implicit_solve(operator: Operator, block: jax.Array, solve: Matmat) -> jax.A
     def transposed(_, right):
         return solve(right.conj()).conj()  # the transpose of a Hermitian matrix is its conjugate
 
-    if operator.components == 1:
+    if operator.opaque and operator.components == 1:
         return jax.lax.custom_linear_solve(operator.matmat, block, forward, symmetric=True)
     return jax.lax.custom_linear_solve(operator.matmat, block, forward, transposed)
 

@@ -69,6 +69,10 @@ class MatrixFree(Operator):
     def dtype(self) -> jnp.dtype:
         return jnp.dtype(self.entries)
 
+    @property
+    def opaque(self) -> bool:
+        return True
+
     def matmat(self, block: jax.Array) -> jax.Array:
         return self.product(block)
 
