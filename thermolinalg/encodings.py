@@ -15,7 +15,7 @@ from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.simulators import Law, Simulator
 from thermolinalg.solution import Status
-from thermolinalg.transition import lyapunov, stable, transition
+from thermolinalg.transition import lyapunov, propagator, stable, transition
 
 
 @jax.tree_util.register_dataclass
@@ -60,6 +60,10 @@ class Encoded:
     def covariance(self) -> jax.Array:
         """Stationary covariance, in the type of the answer."""
         return as_given(self.components * self.stationary, self.entries)
+
+    def left(self, time: Scalar) -> jax.Array:
+        """Propagator of a time, in the type of the answer."""
+        return as_given(propagator(self.drift, time), self.entries)
 
     def after(self, time: Scalar) -> tuple[jax.Array, jax.Array]:
         """Propagator and covariance of a time, in the type of the answer."""

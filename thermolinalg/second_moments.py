@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.draws import bartlett, white_noise
 from thermolinalg.encodings import Encoded
+from thermolinalg.laws import Scalar
 from thermolinalg.paths import root
 from thermolinalg.simulators import Law, Schedule, Trajectory
 
@@ -16,16 +17,18 @@ _BLOCK = 512
 
 
 class _Steps(NamedTuple):
-    """Propagator and covariance, in the type of the answer, of the parts of a run."""
+    """The parts of a run: times, and propagators in the type of the answer."""
 
-    begin: tuple[jax.Array, jax.Array]  # the burn-in
-    early: tuple[jax.Array, jax.Array] | None  # from the earlier state of a pair to the later one
-    late: tuple[jax.Array, jax.Array]  # from there to the next pair
+    burn_in: Scalar
+    rest: jax.Array  # from the later state of a pair to the next pair
+    begin: jax.Array  # what the burn-in leaves
+    early: tuple[jax.Array, jax.Array] | None  # from the earlier state of a pair to the later one, with covariance
+    late: jax.Array  # what the rest leaves
 
     @property
     def whole(self) -> jax.Array:
         """Propagator from one sample to the next."""
-        return self.late[0] if self.early is None else self.late[0] @ self.early[0]
+        return self.late if self.early is None else self.late @ self.early[0]
 
 
 def read(
@@ -50,7 +53,7 @@ def read(
     samples, duration = (jnp.asarray(x).astype(encoded.drift.dtype) for x in (schedule.samples, schedule.duration))
     spacing = duration / samples
     rest = spacing if encoded.lag is None else jnp.maximum(spacing - encoded.lag, 0)
-    steps = _Steps(encoded.after(schedule.burn_in), early, encoded.after(rest))
+    steps = _Steps(schedule.burn_in, rest, encoded.left(schedule.burn_in), early, encoded.left(rest))
     covariance = encoded.covariance
     length = jnp.linalg.norm(covariance)
     alike = jnp.linalg.norm(steps.whole @ covariance @ steps.whole.conj().T) / jnp.where(length > 0, length, 1)
@@ -77,16 +80,15 @@ def read(
 
 def _independent(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array) -> jax.Array:
     """Moment of independent samples, at a cost that does not depend on their number."""
-    spread = root(encoded.covariance)
     first, second = jax.random.split(key)
-    factor = bartlett(first, spread.shape[0], samples, spread.dtype)
-    count = encoded.components * samples.astype(spread.dtype)
-    before = spread @ factor
+    before = bartlett(first, len(steps.begin), samples, encoded.entries)
+    count = encoded.components * samples.astype(encoded.entries)
     if steps.early is None:
+        before = root(encoded.covariance) @ before
         return before @ before.conj().T / count
-    # Later states are what is left of early ones, and noise that knows of them through the factor alone.
+    # Earlier states are white. Later ones are what is left of them, and noise that knows of them by the factor alone.
     propagator, covariance = steps.early
-    after = propagator @ before + root(covariance) @ white_noise(second, factor.shape, factor.dtype)
+    after = propagator @ before + root(covariance) @ white_noise(second, before.shape, before.dtype)
     return after @ before.conj().T / count
 
 
@@ -94,12 +96,12 @@ def _walked(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array)
     """Moment of equally spaced samples of one run, walked in exact steps."""
     dtype, size = encoded.entries, encoded.covariance.shape[0]
     scale = (1 / jnp.sqrt(jnp.asarray(encoded.components, encoded.drift.dtype))).astype(dtype)
-    late, spread = steps.late[0].T, root(steps.late[1]).T * scale
+    late, spread = steps.late.T, root(encoded.after(steps.rest)[1]).T * scale
     powers = [steps.whole]
     while 2 ** len(powers) < _BLOCK:
         powers.append(powers[-1] @ powers[-1])
     key, first = jax.random.split(key)
-    state = white_noise(first, (1, size), dtype) @ (root(steps.begin[1]).T * scale)
+    state = white_noise(first, (1, size), dtype) @ (root(encoded.after(steps.burn_in)[1]).T * scale)
     if steps.early is not None:
         forth, soon = steps.early[0].T, root(steps.early[1]).T * scale
 
@@ -135,7 +137,7 @@ def _recursion(powers: list[jax.Array], pushes: jax.Array) -> jax.Array:
 
 def _independent_variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
     """Mean square error of each entry of a moment of independent samples."""
-    covariance, begun = encoded.covariance, steps.begin[0]
+    covariance, begun = encoded.covariance, steps.begin
     missing = begun @ covariance @ begun.conj().T
     if steps.early is not None:
         propagator = steps.early[0]
@@ -159,7 +161,7 @@ def _variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
         \operatorname{Var} S_{ab} = \frac1{N^2} \sum_{|u|<N} (N - |u|)
             [R_{aa}(u\Delta) R_{bb}(u\Delta) + R_{ab}(u\Delta + t) R_{ba}(u\Delta - t)]
     """
-    covariance, begun, step, rest = encoded.covariance, steps.begin[0], steps.whole, steps.late[0]
+    covariance, begun, step, rest = encoded.covariance, steps.begin, steps.whole, steps.late
     forth = jnp.eye(len(step), dtype=step.dtype) if steps.early is None else steps.early[0]
     cutoff = 1e-7 * jnp.linalg.norm(covariance)
     # R(u), and where they differ from it R(u + t) and R(u - t), side by side: one product with the step moves them on.
