@@ -15,7 +15,7 @@ from scipy.linalg import expm, solve_continuous_lyapunov
 
 from thermolinalg import laws
 from thermolinalg.process import OrnsteinUhlenbeck
-from thermolinalg.transition import lyapunov, power, stable, transition
+from thermolinalg.transition import lyapunov, power, propagator, stable, transition
 
 EPS = {np.float64: 2.0**-52, np.float32: 2.0**-23}
 RNG = np.random.default_rng(0)
@@ -294,3 +294,15 @@ def test_derivatives_against_differences():
     difference = (high - low) / (2 * h)
     np.testing.assert_allclose(jax.jit(jax.jacrev(read))(0.0), difference, rtol=1e-7)
     np.testing.assert_allclose(jax.jit(jax.jacfwd(read))(0.0), difference, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["random", "Jordan block", "unstable"])
+def test_the_propagator_alone_is_that_of_the_map(name):
+    drift, times, _ = DRIFTS[name]
+    for time in times:
+        alone = np.asarray(propagator(jnp.asarray(drift), time))
+        whole = np.asarray(move(jnp.asarray(drift), jnp.zeros(len(drift)), jnp.eye(len(drift)), time).propagator)
+        # Squaring doubles the relative error in each of log2(4 norm t) steps.
+        slack = 100 * EPS[np.float64] * (1 + np.linalg.norm(drift) * time)
+        np.testing.assert_allclose(alone, whole, atol=slack * np.abs(whole).max())
+    assert np.all(np.isnan(propagator(jnp.asarray(drift), -1.0)))
