@@ -19,6 +19,7 @@ STORY = [
     *("plan.times", "plan.search", "plan.linear", "plan.inverse", "plan.samples", "plan"),
     *("second_moments", "free_energy"),
     *(
+        "primitives.checks",
         "primitives.general",
         "primitives.solve",
         "primitives.inverse",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Operator, all_finite, as_inexact, is_concrete
-from thermolinalg.transition import transition
+from thermolinalg.transition import norm_bound, transition
 
 
 @jax.tree_util.register_dataclass
@@ -99,14 +99,14 @@ def settling_time(drift: jax.Array, block: jax.Array, fraction: Scalar) -> jax.A
         :math:`V`.
     fraction : float, in (0, 1)
     """
-    nothing = jnp.zeros_like(drift[0])
-    norm = jnp.minimum(jnp.max(jnp.sum(jnp.abs(drift), 0)), jnp.max(jnp.sum(jnp.abs(drift), 1)))
+    norm = norm_bound(drift)
     unit = 0.25 / jnp.where(norm > 0, norm, 1)
-    first = transition(drift, nothing, jnp.zeros_like(drift), unit).propagator
+    # The whole map, whose diagonal keeps all its digits: rounding must not make a free mode settle.
+    first = transition(drift, jnp.zeros_like(drift[0]), jnp.zeros_like(drift), unit).propagator
     goal = jnp.asarray(fraction).astype(drift.dtype) * jnp.linalg.norm(block)
 
-    def left(propagator):
-        return ~(jnp.linalg.norm(propagator @ block) <= goal)
+    def left(power):
+        return ~(jnp.linalg.norm(power @ block) <= goal)
 
     def double(carry):
         powers, doublings = carry

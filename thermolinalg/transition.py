@@ -111,12 +111,8 @@ def transition(drift: jax.Array, force: jax.Array, diffusion: jax.Array, time: S
     >>> bool(jnp.allclose(wiener.covariance, jnp.array([[8 / 3, 2.0], [2.0, 2.0]])))  # [[t^3/3, t^2/2], [t^2/2, t]]
     True
     """
-    t = jnp.asarray(time).astype(drift.dtype)
-    needed = jnp.ceil(jnp.log2(jnp.maximum(_norm(drift) * t, 1e-30) * 4))
-    valid = (t >= 0) & (needed <= _LIMIT)
-    halvings = jnp.where(valid, jnp.maximum(needed, 0), 0)
-    step = _short(drift, force, diffusion, t * jnp.exp2(-halvings))
-    doubled = repeat(_double, step, halvings.astype(jnp.int32))
+    short, doublings, valid = _scaled(drift, time)
+    doubled = repeat(_double, _short(drift, force, diffusion, short), doublings)
     return jax.tree.map(lambda x: jnp.where(valid, x, jnp.nan), doubled)
 
 
@@ -125,15 +121,10 @@ def propagator(drift: jax.Array, time: Scalar) -> jax.Array:
 
     Unlike the map it does not keep what tells a slow mode from a free one: for sizes, not for differences.
     """
-    t = jnp.asarray(time).astype(drift.dtype)
-    needed = jnp.ceil(jnp.log2(jnp.maximum(_norm(drift) * t, 1e-30) * 4))
-    valid = (t >= 0) & (needed <= _LIMIT)
-    halvings = jnp.where(valid, jnp.maximum(needed, 0), 0)
-    generator = -drift * (t * jnp.exp2(-halvings))
-    eye = jnp.eye(drift.shape[0], dtype=drift.dtype)
-    short = jax.lax.fori_loop(0, _TERMS, lambda j, total: eye + generator @ total / (_TERMS - j), eye)
-    doubled = repeat(lambda step: step @ step, short, halvings.astype(jnp.int32))
-    return jnp.where(valid, doubled, jnp.nan)
+    short, doublings, valid = _scaled(drift, time)
+    generator, eye = -drift * short, jnp.eye(drift.shape[0], dtype=drift.dtype)
+    step = jax.lax.fori_loop(0, _TERMS, lambda j, total: eye + generator @ total / (_TERMS - j), eye)
+    return jnp.where(valid, repeat(lambda step: step @ step, step, doublings), jnp.nan)
 
 
 def power(step: Transition, n: jax.Array) -> Transition:
@@ -231,7 +222,16 @@ def _square_and_multiply(carry):
     return result, base.then(base), n // 2
 
 
-def _norm(drift):
+def _scaled(drift, time):
+    """A time so short that the series serves, how often to double it, and whether the given time is a valid one."""
+    t = jnp.asarray(time).astype(drift.dtype)
+    needed = jnp.ceil(jnp.log2(jnp.maximum(norm_bound(drift) * t, 1e-30) * 4))
+    valid = (t >= 0) & (needed <= _LIMIT)
+    doublings = jnp.where(valid, jnp.maximum(needed, 0), 0)
+    return t * jnp.exp2(-doublings), doublings.astype(jnp.int32), valid
+
+
+def norm_bound(drift: jax.Array) -> jax.Array:
     """Bound on the spectral norm of any power: the smaller of the largest column and row sums."""
     size = jnp.abs(drift)
     return jnp.minimum(jnp.max(jnp.sum(size, 0)), jnp.max(jnp.sum(size, 1)))
@@ -257,7 +257,7 @@ def _short(drift, force, diffusion, time):
 def _relaxed(drift, diffusion):
     """The map of a time after which the start is forgotten, and whether there is such a time."""
     eps = jnp.finfo(drift.dtype).eps
-    norm = _norm(drift)
+    norm = norm_bound(drift)
     step = _short(drift, jnp.zeros_like(drift[0]), diffusion, 0.25 / jnp.where(norm > 0, norm, 1))
 
     def left(step):

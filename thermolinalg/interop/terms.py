@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_inexact, is_concrete
+from thermolinalg.paths import root
 
 if TYPE_CHECKING:
     import diffrax
@@ -122,25 +123,8 @@ def _check_process(drift: jax.Array, force: jax.Array, diffusion: jax.Array) -> 
             raise ValueError(f"diffusion is not positive semi-definite: its smallest eigenvalue is {lowest:.3g}")
 
 
-@jax.custom_jvp
 def _square_root(matrix: jax.Array) -> jax.Array:
     """Symmetric square root of a positive semi-definite matrix of any rank; NaN where it has none."""
-    basis, roots = _roots(matrix)
-    return (basis * roots[None]) @ basis.T
-
-
-@_square_root.defjvp
-def _square_root_jvp(primals, tangents):
-    # S dS + dS S = dD, entry by entry in the eigenbasis; unlike that of eigh, finite where eigenvalues coincide.
-    basis, roots = _roots(primals[0])
-    sums = roots[:, None] + roots[None]
-    inner = basis.T @ ((tangents[0] + tangents[0].T) / 2) @ basis
-    moved = jnp.where(sums > 0, inner / jnp.where(sums > 0, sums, 1), 0)
-    return (basis * roots[None]) @ basis.T, basis @ moved @ basis.T
-
-
-def _roots(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    values, basis = jnp.linalg.eigh(matrix)
+    values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))
     limit = 1e-8 if matrix.dtype == np.float64 else 1e-4
-    values = jnp.where(values < -limit * jnp.max(jnp.abs(values)), jnp.nan, jnp.maximum(values, 0))
-    return basis, jnp.sqrt(values)
+    return jnp.where(values[0] < -limit * jnp.max(jnp.abs(values)), jnp.nan, root(matrix))

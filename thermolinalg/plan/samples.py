@@ -13,7 +13,7 @@ from thermolinalg.device import Device
 from thermolinalg.drifts import settling_time
 from thermolinalg.encodings import Encoded, exponential, stationary
 from thermolinalg.laws import Scalar
-from thermolinalg.paths import root
+from thermolinalg.plan.search import bisect
 from thermolinalg.plan.times import Plan, check_found, check_fractions
 
 
@@ -50,8 +50,7 @@ def lyapunov(
     >>> bool(plan.samples > 100)
     True
     """
-    check_fractions(rtol=rtol, confidence=confidence)
-    return check_found(_lyapunov(stationary(A, Q, device), rtol, confidence))
+    return plan_encoded(stationary(A, Q, device), rtol, confidence)
 
 
 def expm(
@@ -92,15 +91,23 @@ def expm(
     >>> bool(plan.samples > 100)
     True
     """
+    return plan_encoded(exponential(A, t, shift, device), rtol, confidence)
+
+
+def plan_encoded(encoded: Encoded, rtol: Scalar, confidence: Scalar) -> Plan:
+    """Plan the reading of a problem that is encoded already."""
     check_fractions(rtol=rtol, confidence=confidence)
-    return check_found(_expm(exponential(A, t, shift, device), rtol, confidence))
+    return check_found((_lyapunov if encoded.lag is None else _expm)(encoded, rtol, confidence))
 
 
 @jax.jit
 def _lyapunov(encoded: Encoded, rtol: Scalar, confidence: Scalar) -> Plan:
     encoded = jax.lax.stop_gradient(encoded)
+    values, vectors = jnp.linalg.eigh(encoded.stationary)
+    values = jnp.maximum(values, 0.0)
+    spread = vectors * jnp.sqrt(values)[None]
     # Half of the eigenvalues of the real form of a complex matrix are those of the matrix.
-    sizes = jnp.maximum(jnp.linalg.eigvalsh(encoded.stationary), 0.0)[:: encoded.components]
+    sizes = values[:: encoded.components]
     live = jnp.max(sizes) > 0
     sizes = jnp.where(live, sizes / jnp.where(live, jnp.max(sizes), 1.0), 1.0)
     sums = [jnp.sum(sizes**j) for j in range(9)]
@@ -115,7 +122,7 @@ def _lyapunov(encoded: Encoded, rtol: Scalar, confidence: Scalar) -> Plan:
             total.append(((2 if real else 1) / n / target) ** j * pairs)
         return _crowded(total, (4 if real else 2) * sums[2] * sums[1] ** 2 / n**3 / target**2)
 
-    return _plan(encoded, cumulants, root(encoded.stationary), jnp.sqrt(sums[2]) / sums[1], live, rtol, confidence)
+    return _plan(encoded, cumulants, spread, jnp.sqrt(sums[2]) / sums[1], live, rtol, confidence)
 
 
 @jax.jit
@@ -156,17 +163,15 @@ def _plan(
     # The burn-in leaves a hundredth of the squared error to what is left of the start.
     left = 0.1 * jnp.asarray(rtol).astype(dtype)
 
-    def halve(_, ends):
-        middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
-        mean, *rest = cumulants(middle)
+    def keeps(samples):
+        mean, *rest = cumulants(samples)
         law = SquaredError(
             jnp.stack([mean + left**2 / jnp.asarray(rtol).astype(dtype) ** 2, *rest])[:, None], mean[None]
         )
-        good = law.exceedance()[0] <= level
-        return jnp.where(good, ends[0], middle), jnp.where(good, middle, ends[1])
+        return law.exceedance()[0] <= level
 
     most = 1e3 * cumulants(jnp.ones((), dtype))[0] / level + 1e3
-    samples = jnp.ceil(1.005 * jax.lax.fori_loop(0, 40, halve, (jnp.ones((), dtype), most))[1])
+    samples = jnp.ceil(1.005 * bisect(keeps, jnp.ones((), dtype), most, 40))
     # A covariance is moved by the propagator on both sides, so half the logarithm is enough for it.
     burn_in = settling_time(encoded.drift, spread, jnp.sqrt(left * ratio))
     spacing = settling_time(encoded.drift, spread, jnp.sqrt(jnp.asarray(FORGOTTEN, dtype)))

@@ -43,14 +43,8 @@ def least_time(
         return jnp.all((law.exceedance() if accurate else law.exceedance_fast()) <= 1 - confidence)
 
     def least(logit, shortest, longest, halvings, accurate):
-        """Bisect the logarithm of the total time; the upper end always keeps the promise, or is infinite."""
-
-        def halve(_, ends):
-            middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
-            good = keeps(middle, logit, accurate)
-            return jnp.where(good, ends[0], middle), jnp.where(good, middle, ends[1])
-
-        found = jax.lax.fori_loop(0, halvings, halve, (shortest, longest))[1]
+        """The upper end always keeps the promise, or is infinite."""
+        found = bisect(lambda total: keeps(total, logit, accurate), shortest, longest, halvings)
         return jnp.where(found < longest, found, jnp.inf)
 
     def refine(level, found):
@@ -65,3 +59,14 @@ def least_time(
     total = least(best, total / 2, total * 2, 16, True)
     # The four-moment match is optimistic by up to half a per cent of the time; it is added back here.
     return schedule(total if guaranteed else 1.005 * total, best), clock
+
+
+def bisect(good: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array, halvings: Scalar) -> jax.Array:
+    """Bisect the logarithm of a positive number between one too small and one that is `good`; return the latter."""
+
+    def halve(_, ends):
+        middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
+        enough = good(middle)
+        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
+
+    return jax.lax.fori_loop(0, halvings, halve, (low, high))[1]

@@ -5,13 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from thermolinalg import plan as planning
 from thermolinalg.device import Device
 from thermolinalg.encodings import exponential
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.plan import Plan
-from thermolinalg.primitives.lyapunov import check_answer, check_samples, run
+from thermolinalg.plan.samples import plan_encoded
+from thermolinalg.primitives.checks import check_answer, check_choice, check_samples
+from thermolinalg.primitives.lyapunov import run
 from thermolinalg.solution import Solution
 
 
@@ -89,15 +90,13 @@ def expm(
     >>> bool(jnp.all(jnp.abs(E.value - A) < 5 * E.stderr))
     True
     """
-    if plan is not None and rtol is not None:
-        raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    check_choice(plan, rtol)
     encoded = exponential(A, t, shift, device)
     if plan is None:
-        tolerances = {"rtol": 5e-2 if rtol is None else rtol, "confidence": confidence}
-        plan = planning.expm(A, t, shift=shift, device=device, **tolerances)
+        plan = plan_encoded(encoded, 5e-2 if rtol is None else rtol, confidence)
     spacing = check_samples(plan).duration / jnp.asarray(plan.samples)
     if is_concrete(spacing, t) and float(spacing) < float(t) * (1 - 1e-6):
         raise ValueError(
             f"pairs overlap: they are {float(spacing):.3g} apart and {float(t):.3g} long; lengthen the plan"
         )
-    return check_answer(run(encoded, key, plan), "A, t")
+    return check_answer(run(encoded, key, plan), "A, t or the plan")

@@ -12,6 +12,7 @@ from thermolinalg.device import Device, Program, as_program
 from thermolinalg.draws import white_noise
 from thermolinalg.operators import Dense, Modal, as_block, implicit_solve, is_concrete
 from thermolinalg.plan import Plan, check_plan
+from thermolinalg.primitives.checks import check_answer
 from thermolinalg.simulators import Law, Schedule, State
 from thermolinalg.solution import Solution, Status
 
@@ -103,10 +104,7 @@ def gaussian(
     force = jnp.zeros((d, 1), program.operator.dtype) if b is None else as_block(b, program.operator, "b")
     if force.shape[1] != 1:
         raise ValueError(f"b must be a vector, got {force.shape[1]} columns; map over the columns with jax.vmap")
-    solution = _gaussian(program, force, key, plan, int(count))
-    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
-        raise ValueError("a sample is not finite: the scale of A or b overflows its dtype; rescale them")
-    return solution
+    return check_answer(_gaussian(program, force, key, plan, int(count)), "A or b")
 
 
 @partial(jax.jit, static_argnums=4)

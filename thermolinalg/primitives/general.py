@@ -16,7 +16,9 @@ from thermolinalg.laws import Scalar
 from thermolinalg.operators import Dense, as_block, is_concrete
 from thermolinalg.paths import root
 from thermolinalg.plan import Plan, check_plan
+from thermolinalg.plan.search import bisect
 from thermolinalg.plan.times import check_fractions
+from thermolinalg.primitives.checks import check_answer
 from thermolinalg.simulators import Law, State
 from thermolinalg.solution import Solution, Status
 from thermolinalg.transition import average, stable
@@ -54,11 +56,9 @@ def solve_general(
         check_fractions(rtol=tolerances[0], confidence=confidence)
     else:
         check_plan(plan)
-    solution = _solve(matrix, force, key, plan, device, *tolerances)
-    shaped = replace(solution, value=solution.value.reshape(jnp.shape(b)), stderr=solution.stderr.reshape(jnp.shape(b)))
-    if is_concrete(shaped.status) and int(shaped.status) & Status.NOT_FINITE:
-        raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
-    return shaped
+    solution = check_answer(_solve(matrix, force, key, plan, device, *tolerances), "A, b or the plan")
+    shape = jnp.shape(b)
+    return replace(solution, value=solution.value.reshape(shape), stderr=solution.stderr.reshape(shape))
 
 
 @jax.jit
@@ -128,13 +128,8 @@ def _plan(drift, goal, sizes, noise, rtol, confidence):
         cumulants[0] = cumulants[0] + 0.01 * live.astype(relative.dtype)
         return jnp.all(SquaredError(jnp.stack(cumulants), jnp.max(weights, 0)).exceedance() <= 1 - confidence)
 
-    def halve(_, ends):
-        middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
-        good = keeps(middle)
-        return jnp.where(good, ends[0], middle), jnp.where(good, middle, ends[1])
-
     most = 10 * jnp.max(jnp.sum(weights, 0)) / (1 - confidence)
-    duration = 1.005 * jax.lax.fori_loop(0, 50, halve, (1e-9 * most, most))[1]
+    duration = 1.005 * bisect(keeps, 1e-9 * most, most, 50)
     needed = jnp.any(live)
     burn_in, duration = (jnp.where(needed, time, 0.0) for time in (burn_in, duration))
     return Plan(burn_in, duration, None, rtol, confidence, sizes[0])

@@ -12,6 +12,7 @@ from thermolinalg.device import Device, Program, as_program
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import DENSE_LIMIT, Dense, Modal, Operator, is_concrete
 from thermolinalg.plan import Plan, check_plan
+from thermolinalg.primitives.checks import check_answer, check_choice
 from thermolinalg.solution import Solution, Status
 
 
@@ -92,8 +93,7 @@ def inv(
     >>> bool(jnp.all(jnp.abs(C.value - exact) < 5 * C.stderr))
     True
     """
-    if plan is not None and rtol is not None:
-        raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    check_choice(plan, rtol)
     program = _with_modes(as_program(A, device))
     if plan is None:
         plan = planning.inv(program, rtol=5e-2 if rtol is None else rtol, confidence=confidence)
@@ -102,10 +102,7 @@ def inv(
     if is_concrete(program.machine, plan.schedule):
         with jax.ensure_compile_time_eval():
             route = int(program.device.simulator.route(program.machine, plan.schedule))
-    solution = _inv(program, key, plan, route)
-    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
-        raise ValueError("the inverse is not finite: the scale of A or the plan overflows its dtype; rescale them")
-    return solution
+    return check_answer(_inv(program, key, plan, route), "A or the plan")
 
 
 def _with_modes(program: Program) -> Program:

@@ -20,8 +20,8 @@ from thermolinalg.operators import (
     Modal,
     Operator,
     implicit_solve,
-    is_concrete,
 )
+from thermolinalg.primitives.checks import check_answer
 from thermolinalg.solution import Solution, Status
 from thermolinalg.spectrum import Spectrum
 
@@ -120,10 +120,7 @@ def logdet(
     estimator.check(low, high, start, int(samples))
     dynamics = program.machine.dynamics.resolve(Spectrum(low, high, lower, upper))
     operands = operator, program.operator, dynamics, start, program.status, key
-    solution = _logdet(*operands, estimator, int(samples))
-    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
-        raise ValueError("the answer is not finite: the scale of A or the reference overflows its dtype; rescale them")
-    return solution
+    return check_answer(_logdet(*operands, estimator, int(samples)), "A or the reference")
 
 
 @partial(jax.jit, static_argnums=7)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from thermolinalg import plan as planning
 from thermolinalg.device import Device
 from thermolinalg.encodings import Encoded, stationary
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import is_concrete
-from thermolinalg.plan import Plan, check_plan
+from thermolinalg.plan import Plan
+from thermolinalg.plan.samples import plan_encoded
+from thermolinalg.primitives.checks import check_answer, check_choice, check_samples
 from thermolinalg.second_moments import read
 from thermolinalg.solution import Solution, Status
 
@@ -84,26 +84,11 @@ def lyapunov(
     >>> bool(jnp.all(jnp.abs(X.value - exact) < 5 * X.stderr))
     True
     """
-    if plan is not None and rtol is not None:
-        raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    check_choice(plan, rtol)
     encoded = stationary(A, Q, device)
     if plan is None:
-        plan = planning.lyapunov(A, Q, rtol=5e-2 if rtol is None else rtol, confidence=confidence, device=device)
-    return check_answer(run(encoded, key, check_samples(plan)), "A or Q")
-
-
-def check_samples(plan: Plan) -> Plan:
-    """Return a plan whose times make sense and that has samples; a second moment is read of samples."""
-    if plan.samples is None:
-        raise ValueError("this reading is of samples: give the plan a number of them")
-    return check_plan(plan)
-
-
-def check_answer(solution: Solution, operands: str) -> Solution:
-    """Return the solution unless it is known not to be finite."""
-    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
-        raise ValueError(f"the answer is not finite: the scale of {operands} or the plan overflows its dtype")
-    return solution
+        plan = plan_encoded(encoded, 5e-2 if rtol is None else rtol, confidence)
+    return check_answer(run(encoded, key, check_samples(plan)), "A, Q or the plan")
 
 
 @jax.jit

@@ -11,8 +11,9 @@ from thermolinalg import plan as planning
 from thermolinalg.device import Device, Program, as_program, as_start
 from thermolinalg.drifts import General
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import as_block, implicit_solve, is_concrete
+from thermolinalg.operators import as_block, implicit_solve
 from thermolinalg.plan import Plan, check_plan
+from thermolinalg.primitives.checks import check_answer, check_choice
 from thermolinalg.primitives.general import solve_general
 from thermolinalg.simulators import Schedule, State
 from thermolinalg.solution import Solution, Status
@@ -102,8 +103,7 @@ def solve(
     >>> bool(jnp.all(jnp.abs(x.value - exact) < 4 * x.stderr))
     True
     """
-    if plan is not None and rtol is not None:
-        raise ValueError("give a plan or rtol, not both: a plan already fixes the times")
+    check_choice(plan, rtol)
     if isinstance(A, General):
         return solve_general(A, b, key=key, rtol=rtol, confidence=confidence, plan=plan, device=device, x0=x0)
     program = as_program(A, device)
@@ -114,10 +114,7 @@ def solve(
             live = jnp.any(force != 0, axis=0, keepdims=True)
             start = jax.tree.map(lambda x: jnp.where(live, x, 0), start)
         plan = planning.solve(program, force, rtol=1e-2 if rtol is None else rtol, confidence=confidence, x0=start)
-    solution = _solve(program, force, key, check_plan(plan), start, jnp.shape(b))
-    if is_concrete(solution.status) and int(solution.status) & Status.NOT_FINITE:
-        raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
-    return solution
+    return check_answer(_solve(program, force, key, check_plan(plan), start, jnp.shape(b)), "A, b or the plan")
 
 
 @partial(jax.jit, static_argnums=5)
