@@ -6,7 +6,7 @@ from problems import system
 from scipy import stats
 
 import thermolinalg as tla
-from thermolinalg.convergence import Problem, SquaredError, chi_square_tail, sankaran_tail, squared_error
+from thermolinalg.convergence import Problem, SquaredError, chi_square_tail, inverted_tail, sankaran_tail
 from thermolinalg.simulators import Schedule
 from thermolinalg.testing import assert_coverage, assert_within_stderr
 
@@ -43,8 +43,8 @@ def weighted_chi_square(weights, shifts, n=200_000):
 
 def error_of(weights, shifts, target):
     w = np.asarray(weights) / target
-    cumulants = [np.sum(w**j * (1 + j * np.asarray(shifts) ** 2)) for j in (1, 2, 3, 4)]
-    return SquaredError(jnp.asarray(cumulants)[:, None], jnp.full(1, w.max()))
+    biases = w * np.asarray(shifts) ** 2
+    return SquaredError(*(jnp.asarray(x)[:, None] for x in (w, np.ones_like(w), biases)))
 
 
 QUADRATICS = [
@@ -77,8 +77,8 @@ def test_the_bound_is_a_bound(weights, shifts, confidence):
 
 def test_no_noise_leaves_certainty():
     for c1, expected in ((0.5, 0.0), (2.0, 1.0)):
-        law = SquaredError(jnp.asarray([[c1], [0.0], [0.0], [0.0]]), jnp.zeros(1))
-        assert float(law.exceedance()[0]) == expected == float(law.exceedance_fast()[0])
+        law = SquaredError(jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.full((1, 1), c1))
+        assert float(law.exceedance()[0]) == expected == float(law.exceedance_fast()[0]) == float(inverted_tail(law)[0])
 
 
 @pytest.mark.parametrize("dynamics", [tla.Overdamped(), tla.Underdamped()])
@@ -87,7 +87,8 @@ def test_the_law_of_the_error_is_that_of_simulated_errors(dynamics):
     program = tla.Device(beta=50.0, dynamics=dynamics).program(A)
     plan = tla.Plan(20.0, 60.0)
     force = b[:, None]
-    error = squared_error(program.machine, Problem.of(program.machine, force, force), Schedule(20.0, 60.0), 0.1)
+    problem = Problem.of(program.machine, force, force)
+    error = problem.law(program.machine, Schedule(20.0, 60.0)).over(jnp.asarray(0.1))
     keys = jax.random.split(jax.random.key(3), 4000)
     values = np.asarray(jax.vmap(lambda key: tla.solve(program, b, key=key, plan=plan).value)(keys))
     ratio = np.sum((values - x) ** 2, 1) / np.sum((0.1 * x) ** 2)

@@ -26,7 +26,11 @@ def test_docstring_examples(name):
 def test_public_functions_have_an_example():
     verbs = [tla.solve, tla.inv, tla.lyapunov, tla.expm, tla.logdet, tla.gaussian, tla.extremes, tla.certify, tla.cost]
     plans = [tla.plan.solve, tla.plan.inv, tla.plan.lyapunov, tla.plan.expm]
-    for verb in (*verbs, *plans, tla.Device, tla.Spectrum, tla.General, tla.OrnsteinUhlenbeck):
+    refined = [tla.refine.solve, tla.refine.inv, tla.refine.pcg, tla.refine.plan, tla.refine.contraction]
+    refined += [tla.refine.conjugate_gradients, tla.refine.unit_diagonal]
+    judges = [tla.certify_inv, tla.certify_lyapunov, tla.certify_logdet, tla.health]
+    judges += [tla.forward_bound, tla.lowest_eigenvalue]
+    for verb in (*verbs, *plans, *judges, *refined, tla.Device, tla.Spectrum, tla.General, tla.OrnsteinUhlenbeck):
         assert ">>>" in verb.__doc__, verb
 
 

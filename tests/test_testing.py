@@ -98,6 +98,63 @@ class TestStrategies:
         assert any(min(b) > 0 for b in seen)
 
 
+class TestAdversarial:
+    @pytest.mark.parametrize("d", [1, 2, 8])
+    @pytest.mark.parametrize("name", tt.ADVERSARIAL)
+    def test_matrices_are_symmetric_positive_definite_and_repeat(self, name, d):
+        matrix = tt.ADVERSARIAL[name](d)
+        assert matrix.shape == (d, d)
+        assert matrix.dtype == np.float64
+        assert np.array_equal(matrix, matrix.T)
+        np.linalg.cholesky(matrix)
+        assert np.array_equal(matrix, tt.ADVERSARIAL[name](d))
+
+    def test_condition_numbers_are_those_documented(self):
+        found = {name: np.linalg.cond(build(8)) for name, build in tt.ADVERSARIAL.items()}
+        stated = {"hilbert": 1.5e10, "gaussian kernel": 1.4e5, "pascal": 2e7, "moler": 1.4e5, "prolate": 6e4}
+        for name, kappa in stated.items():
+            assert found[name] == pytest.approx(kappa, rel=0.06), name
+        bounds = {"path": 4.01e3, "star": 8.01e3, "random graph": 8.01e3, "planets": 8.01e6, "lehmer": 256.0}
+        for name, kappa in bounds.items():
+            assert 0.1 * kappa < found[name] <= kappa, name
+        assert 8 < found["wilkinson"] < 32
+
+    def test_shapes_of_their_spectra(self):
+        pairs = np.linalg.eigvalsh(tt.ADVERSARIAL["wilkinson"](21))
+        assert 0 < pairs[-1] - pairs[-2] < 1e-12
+        star = np.linalg.eigvalsh(tt.ADVERSARIAL["star"](8))
+        assert np.ptp(star[1:-1]) < 64 * EPS
+        # The law of Kepler ties distance and period, the density mass and diameter: the data has few directions.
+        planets = np.linalg.eigvalsh(tt.ADVERSARIAL["planets"](8))
+        assert np.sum(planets > 1e-2) <= 4
+        assert np.linalg.eigvalsh(tt.ADVERSARIAL["planets"](12))[4] == pytest.approx(1e-6, rel=0.5)
+
+    def test_hilbert_by_its_inverse_in_whole_numbers(self):
+        from scipy.linalg import invhilbert
+
+        np.testing.assert_allclose(
+            tt.ADVERSARIAL["hilbert"](5) @ invhilbert(5, exact=True).astype(float), np.eye(5), atol=1e-9
+        )
+
+    @given(tt.adversarial_matrices(worst=100.0))
+    def test_the_worst_is_a_limit(self, matrix):
+        assert np.linalg.cond(matrix) <= 100.0
+
+    def test_all_kinds_are_drawn_and_yours_among_them(self):
+        seen = set()
+        kinds = tt.ADVERSARIAL | {"mine": lambda d: 7.0 * np.eye(d)}
+        given(tt.adversarial_matrices(kinds={"mine": kinds["mine"]}))(lambda A: seen.add(A[0, 0]))()
+        assert seen == {7.0}
+
+    def test_covariances_refuse_what_has_none(self):
+        with pytest.raises(ValueError, match="two rows"):
+            tt.covariance(np.ones((1, 3)))
+        with pytest.raises(ValueError, match=r"columns \[1\]"):
+            tt.covariance([[1.0, 2.0], [3.0, 2.0]])
+        with pytest.raises(ValueError, match="finite"):
+            tt.covariance([[1.0, np.nan], [3.0, 2.0]])
+
+
 def triangular_in_some_order(matrix):
     """Whether the graph of the off-diagonal entries has no cycle: then it has a topological order."""
     links = (matrix != 0) & ~np.eye(len(matrix), dtype=bool)

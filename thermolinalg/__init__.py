@@ -1,8 +1,22 @@
 """Thermodynamic linear algebra: what coupled noisy oscillators compute, simulated exactly in law."""
 
 from thermolinalg import plan as plan
+from thermolinalg import refine as refine
 from thermolinalg.certify import Certificate as Certificate
+from thermolinalg.certify import Check as Check
+from thermolinalg.certify import DeterminantCertificate as DeterminantCertificate
+from thermolinalg.certify import ForwardBound as ForwardBound
+from thermolinalg.certify import Health as Health
+from thermolinalg.certify import InverseCertificate as InverseCertificate
+from thermolinalg.certify import LowerBound as LowerBound
+from thermolinalg.certify import LyapunovCertificate as LyapunovCertificate
 from thermolinalg.certify import certify as certify
+from thermolinalg.certify import certify_inv as certify_inv
+from thermolinalg.certify import certify_logdet as certify_logdet
+from thermolinalg.certify import certify_lyapunov as certify_lyapunov
+from thermolinalg.certify import forward_bound as forward_bound
+from thermolinalg.certify import health as health
+from thermolinalg.certify import lowest_eigenvalue as lowest_eigenvalue
 from thermolinalg.cost import Ledger as Ledger
 from thermolinalg.cost import cost as cost
 from thermolinalg.device import Device as Device

@@ -79,6 +79,7 @@ def inverse_stderr(
     burn_in: Scalar,
     duration: Scalar,
     samples: Scalar | None = None,
+    replicas: int = 1,
 ) -> jax.Array:
     r"""Root mean square error of every entry of the inverse read as a covariance, in the original basis.
 
@@ -94,6 +95,8 @@ def inverse_stderr(
         Eigenvalues and eigenvectors.
     burn_in, duration, samples
         The run, from rest.
+    replicas : int, >= 1
+        Runs whose readings are averaged.
 
     Notes
     -----
@@ -113,7 +116,7 @@ def inverse_stderr(
         second = _second_term(gram, basis, min(8, rates.size))
         eye = jnp.eye(rates.size, dtype=bool)
         variance = first + jnp.where(eye, first, jnp.minimum(second, first))
-    return jnp.sqrt(variance + jnp.abs(bias) ** 2)
+    return jnp.sqrt(variance / replicas + jnp.abs(bias) ** 2)
 
 
 def independent_stderr(inverse: jax.Array, samples: Scalar) -> jax.Array:

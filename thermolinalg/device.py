@@ -62,6 +62,8 @@ class Device:
         nF).
     link : Link
         How numbers get in and out.
+    cell_power : float, > 0
+        Watts that one cell draws while it runs. The default, 0.1 mW of bias, is an assumption, not a measurement.
 
     Examples
     --------
@@ -77,9 +79,10 @@ class Device:
     simulator: Simulator = field(default_factory=Law)
     time_constant: float = 1e-6
     link: Link = field(default_factory=Link)
+    cell_power: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_positive(beta=self.beta, time_constant=self.time_constant)
+        check_positive(beta=self.beta, time_constant=self.time_constant, cell_power=self.cell_power)
 
     def program(self, A: Any) -> "Program":
         """Write the couplings.

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thermolinalg.acceptance import acceptance_ratio
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.solution import Status
@@ -139,10 +140,7 @@ class ThermodynamicIntegration:
     def __call__(self, modes: Modes, key: jax.Array, samples: int) -> Estimate:
         real = modes.excess.dtype
         sizes = tuple(size for size in _SIZES if size <= samples) if self.nodes is None else (self.nodes,)
-        table = [jnp.asarray(x) for x in _rules(sizes)]
-        row = _row(modes, samples, sizes) if self.nodes is None else jnp.array(0)
-        count = jnp.asarray(np.array(sizes, np.int32))[row]
-        positions, weights = (x[row].astype(real) for x in table)
+        count, positions, weights = self._rule(modes, samples, sizes)
         index = jnp.arange(positions.size, dtype=count.dtype)
         share = jnp.where(index < count, samples // count + (index < samples % count).astype(count.dtype), 0)
         present = modes.counts > 0
@@ -160,6 +158,33 @@ class ThermodynamicIntegration:
         total, variance, integral = jax.lax.fori_loop(0, count, node, (zero, zero, jnp.zeros_like(modes.excess)))
         bias = jnp.sum(modes.counts * (integral - modes.logarithms))
         return Estimate(total, variance, bias, positions, share, jnp.array(0, jnp.int32))
+
+    def predict(self, modes: Modes, samples: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Variance and bias that this many samples will have, and positions and their shares of the samples.
+
+        As the estimate itself says, but without drawing anything; `samples` need not be whole or known.
+        """
+        count, positions, weights = self._rule(modes, samples, _SIZES if self.nodes is None else (self.nodes,))
+        used = jnp.arange(positions.size, dtype=count.dtype) < count
+        shares = jnp.where(used, 1 / count.astype(positions.dtype), 0.0)
+
+        def node(k, carry):
+            variance, integral = carry
+            slope = modes.slope(positions[k])
+            variance = variance + weights[k] ** 2 * 2 * jnp.sum(modes.counts * slope**2) / (shares[k] * samples)
+            return variance, integral + weights[k] * slope
+
+        begin = jnp.zeros_like(samples), jnp.zeros_like(modes.excess)
+        variance, integral = jax.lax.fori_loop(0, count, node, begin)
+        return variance, jnp.sum(modes.counts * (integral - modes.logarithms)), positions, shares
+
+    def _rule(self, modes: Modes, samples: Scalar, sizes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Number of nodes, and their positions and weights, padded."""
+        table = [jnp.asarray(x) for x in _rules(sizes)]
+        row = _row(modes, samples, sizes) if self.nodes is None else jnp.array(0)
+        count = jnp.asarray(np.array(sizes, np.int32))[row]
+        positions, weights = (x[row].astype(modes.excess.dtype) for x in table)
+        return count, positions, weights
 
 
 @jax.tree_util.register_dataclass
@@ -268,66 +293,6 @@ class Jarzynski:
         return Estimate(difference, variance, variance / 4, start, taken, flag)
 
 
-def acceptance_ratio(forward: jax.Array, reverse: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""Free-energy difference of two states, from as many samples of the one as of the other.
-
-    Parameters
-    ----------
-    forward, reverse : Array, shape (n,), n >= 2
-        :math:`\beta(U_1 - U_0)` on samples of state 0, and of state 1.
-
-    Returns
-    -------
-    Array, shape ()
-        :math:`\beta(F_1 - F_0)`.
-    Array, shape ()
-        Its estimated variance.
-    Array, shape ()
-        The overlap C, 1/2 for equal states and 0 for states that have nothing in common.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> difference, _, overlap = acceptance_ratio(jnp.array([1.0, 1.2]), jnp.array([0.8, 1.0]))
-    >>> round(float(difference), 5), round(float(overlap), 2)
-    (1.0, 0.48)
-    """
-    eps = jnp.finfo(forward.dtype).eps
-
-    def sides(x):
-        return jax.nn.sigmoid(x - forward), jax.nn.sigmoid(reverse - x)
-
-    def slope(up, down):
-        return jnp.mean(up * (1 - up)) + jnp.mean(down * (1 - down))
-
-    # The excess of the left side rises with x; it is not positive below all work values and not negative above them.
-    low = jnp.minimum(jnp.min(forward), jnp.min(reverse))
-    high = jnp.maximum(jnp.max(forward), jnp.max(reverse))
-
-    def unfinished(carry):
-        i, low, high, x, step = carry
-        fine = 4 * eps * (1 + jnp.abs(x))
-        return (i < 100) & (high - low > fine) & (jnp.abs(step) > fine)
-
-    def improve(carry):
-        i, low, high, x, _ = carry
-        up, down = sides(x)
-        excess = jnp.mean(up) - jnp.mean(down)
-        low, high = jnp.where(excess <= 0, x, low), jnp.where(excess >= 0, x, high)
-        newton = x - excess / slope(up, down)
-        following = jnp.where((newton >= low) & (newton <= high), newton, low + (high - low) / 2)
-        return i + 1, low, high, following, following - x
-
-    middle = low + (high - low) / 2
-    x = jax.lax.while_loop(unfinished, improve, (jnp.array(0), low, high, middle, jnp.full_like(middle, jnp.inf)))[3]
-    up, down = sides(x)
-    scatter = (jnp.var(up, ddof=1) + jnp.var(down, ddof=1)) / forward.size
-    steep = slope(up, down)
-    # No slope: states so far apart that nothing is known.
-    variance = jnp.where(steep == 0, jnp.inf, scatter / jnp.where(steep == 0, 1, steep) ** 2)
-    return x, variance, (jnp.mean(up) + jnp.mean(down)) / 2
-
-
 def check_whole(name: str, value: int, least: int) -> None:
     """Raise a ``ValueError`` if a count is not a whole number, known before tracing, of at least this size."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -344,7 +309,7 @@ def _rules(sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return positions, weights
 
 
-def _row(modes: Modes, samples: int, sizes: tuple[int, ...]) -> jax.Array:
+def _row(modes: Modes, samples: Scalar, sizes: tuple[int, ...]) -> jax.Array:
     """Row of the fewest nodes whose bias is bounded by a tenth of the standard deviation."""
     real = modes.excess.dtype
     positions, weights = (jnp.asarray(x[0], real) for x in _rules((8,)))

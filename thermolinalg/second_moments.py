@@ -58,11 +58,17 @@ def read(
     length = jnp.linalg.norm(covariance)
     alike = jnp.linalg.norm(steps.whole @ covariance @ steps.whole.conj().T) / jnp.where(length > 0, length, 1)
 
+    def averaged(run):
+        if schedule.replicas == 1:
+            return run(encoded, key, steps, samples)
+        keys = jax.random.split(key, schedule.replicas)
+        return jnp.mean(jax.lax.map(lambda key: run(encoded, key, steps, samples), keys), 0)
+
     def independent():
-        return _independent(encoded, key, steps, samples), _independent_variance(encoded, steps, samples)
+        return averaged(_independent), _independent_variance(encoded, steps, samples, schedule.replicas)
 
     def walked():
-        return _walked(encoded, key, steps, samples), _variance(encoded, steps, samples)
+        return averaged(_walked), _variance(encoded, steps, samples, schedule.replicas)
 
     simulator = encoded.simulator
     if isinstance(simulator, Trajectory):
@@ -135,7 +141,7 @@ def _recursion(powers: list[jax.Array], pushes: jax.Array) -> jax.Array:
     return jnp.stack([between, later], 1).reshape(pushes.shape)
 
 
-def _independent_variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
+def _independent_variance(encoded: Encoded, steps: _Steps, samples: jax.Array, replicas: int) -> jax.Array:
     """Mean square error of each entry of a moment of independent samples."""
     covariance, begun = encoded.covariance, steps.begin
     missing = begun @ covariance @ begun.conj().T
@@ -150,10 +156,10 @@ def _independent_variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -
     if encoded.components == 1:
         variance = variance + cross
     # Only the first sample remembers the start.
-    return variance / samples + (jnp.abs(missing) / samples) ** 2
+    return variance / samples / replicas + (jnp.abs(missing) / samples) ** 2
 
 
-def _variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
+def _variance(encoded: Encoded, steps: _Steps, samples: jax.Array, replicas: int) -> jax.Array:
     r"""Mean square error of each entry of a moment of correlated samples, by its sum over lags.
 
     .. math::
@@ -188,7 +194,7 @@ def _variance(encoded: Encoded, steps: _Steps, samples: jax.Array) -> jax.Array:
     begin = jnp.ones_like(samples), jnp.concatenate([step @ covariance, *apart], 1), total / samples
     total = jax.lax.while_loop(more, add, begin)[-1]
     bias = _summed(step, begun @ covariance @ begun.conj().T, jnp.ceil(samples))
-    return jnp.maximum(total, 0) + jnp.abs(forth @ bias / samples.astype(bias.dtype)) ** 2
+    return jnp.maximum(total, 0) / replicas + jnp.abs(forth @ bias / samples.astype(bias.dtype)) ** 2
 
 
 def _summed(step: jax.Array, first: jax.Array, count: jax.Array) -> jax.Array:

@@ -30,11 +30,15 @@ class State:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Schedule:
-    """Burn-in, duration and number of samples (None: a continuous average) of one run."""
+    """Burn-in, duration and number of samples (None: a continuous average) of one run, and how many run side by side.
+
+    A simulator runs once; those who ask for several runs average their readings.
+    """
 
     burn_in: Scalar
     duration: Scalar
     samples: Scalar | None = None
+    replicas: int = field(default=1, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -152,7 +156,8 @@ class Law:
             factor = solve_triangular(operator.triangle, factor, lower=True, trans="C")
             count = operator.components * jnp.asarray(samples).astype(factor.dtype)
             value = factor @ (factor.conj().T / count)
-            return Reading(value, covariances.independent_stderr(value, samples), None, jnp.array(True))
+            stderr = covariances.independent_stderr(value, samples * schedule.replicas)
+            return Reading(value, stderr, None, jnp.array(True))
         rates, dtype = operator.rates, operator.dtype
         memory, whole = machine.dynamics.memory(rates), _samples(machine, schedule)
 
@@ -325,5 +330,5 @@ def _as_inverse(
     count = operator.components * samples.astype(operator.dtype)
     value = basis @ ((moment / count) @ basis.conj().T)
     times = schedule.burn_in, schedule.duration, schedule.samples
-    stderr = covariances.inverse_stderr(machine.dynamics, operator.rates, basis, *times)
+    stderr = covariances.inverse_stderr(machine.dynamics, operator.rates, basis, *times, schedule.replicas)
     return Reading((value + value.conj().T) / 2, stderr, None, jnp.array(True))

@@ -1,10 +1,12 @@
 """The extremes of a spectrum, and how well they are known."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thermolinalg.operators import as_operator
 
@@ -60,3 +62,19 @@ class Spectrum:
     def resolved(self) -> jax.Array:
         """Whether the lower bound is positive."""
         return self.lower > 0
+
+    def explain(self, detail: int = 1) -> str:
+        """One sentence, or with more detail the bounds too; outside of ``jit`` only."""
+
+        def told(x: jax.Array, worst: Callable[..., np.ndarray]) -> str:
+            return f"{float(worst(np.asarray(x))):.3g}"
+
+        low, high = told(self.minimum, np.min), told(self.maximum, np.max)
+        said = f"The eigenvalues run from {low} to {high}, condition number {told(self.kappa, np.max)}."
+        if detail == 1:
+            return said
+        if not np.all(np.asarray(self.resolved)):
+            return f"{said} The smallest is an estimate that may be far too large."
+        exact = np.array_equal(np.asarray(self.lower), np.asarray(self.minimum))
+        bounds = f"between {told(self.lower, np.min)} and {told(self.upper, np.max)} with probability 0.99"
+        return f"{said} They are {'exact up to rounding' if exact else bounds}."

@@ -99,6 +99,10 @@ class Operator(ABC):
             v_j^* f(A) v_j = \sum_i w_{ij} f(\lambda_i)
         """
 
+    def majorise(self, block: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As :meth:`measure`, but no function like an inverse power has a sum that is too small, if that can be had."""
+        return self.measure(block)
+
     def apply(self, function: Function, vector: jax.Array) -> jax.Array:
         """Apply a scalar function of the operator to a vector (d,) or a block (d, k); NaN if not converged.
 

@@ -5,7 +5,7 @@ are now known, and adds up the answer. Memory is a few vectors whatever the numb
 reorthogonalisation: what rounding loses delays convergence and does not spoil the answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,37 @@ class Tridiagonal:
         shape = jax.ShapeDtypeStruct((values.shape[1], values.shape[0], 1), self.diagonal.dtype)
         return self._on_host(_coordinates, shape, values * self.norms[None, None])
 
-    def quadrature(self) -> tuple[jax.Array, jax.Array]:
-        """Gauss nodes and weights, shape (m, c): sums for quadratic forms with the start vectors."""
+    def quadrature(self, floor: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Gauss nodes and weights, shape (m, c): sums for quadratic forms with the start vectors.
+
+        With a positive `floor`, a lower bound of the spectrum, one node of each process that has not ended lies there
+        (Gauss-Radau). Forms with functions like inverse powers, whose derivatives alternate in sign, are then bounded
+        from above; those of Gauss are bounds from below.
+
+        References
+        ----------
+        Golub and Meurant, *Matrices, moments and quadrature with applications*, Princeton (2010).
+        """
         shape = jax.ShapeDtypeStruct((len(self.diagonal), 1), self.diagonal.dtype)
-        nodes, weights = self._on_host(_quadrature, (shape, shape))
+        diagonal = self.diagonal if floor is None else self._prescribed(floor)
+        nodes, weights = replace(self, diagonal=diagonal)._on_host(_quadrature, (shape, shape))
         return nodes, weights * self.norms[None] ** 2
+
+    def _prescribed(self, floor: jax.Array) -> jax.Array:
+        """The diagonal whose last entry is such that `floor` is an eigenvalue."""
+        floor = jnp.asarray(floor).astype(self.diagonal.dtype)
+
+        def pivots(carry, row):
+            pivot, last = carry
+            entry, side = row
+            pivot = entry - floor - jnp.where(pivot == 0, 0.0, last**2 / jnp.where(pivot == 0, 1.0, pivot))
+            return (pivot, side), pivot
+
+        nothing = jnp.zeros_like(self.norms)
+        _, found = jax.lax.scan(pivots, (nothing, nothing), (self.diagonal[:-1], self.offdiagonal[:-1]))
+        going = jnp.all(self.offdiagonal[:-1] > 0, 0) & (self.steps == len(self.diagonal))
+        last = floor + self.offdiagonal[-2] ** 2 / jnp.where(going, found[-1], 1.0)
+        return self.diagonal.at[-1].set(jnp.where(going & (floor > 0), last, self.diagonal[-1]))
 
     def _on_host(self, function, shapes, *tables):
         """Call a function of single columns (..., 1) on the host, one after another.

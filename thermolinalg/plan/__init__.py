@@ -1,5 +1,6 @@
 """How long to run: the least total time that reaches an accuracy with a given confidence."""
 
+from thermolinalg.plan.budget import Budget as Budget
 from thermolinalg.plan.inverse import inv as inv
 from thermolinalg.plan.linear import solve as solve
 from thermolinalg.plan.samples import expm as expm

@@ -1,26 +1,24 @@
 """How long to run for an inverse."""
 
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from thermolinalg.convergence import Covariance
-from thermolinalg.device import Device, Program, as_program
+from thermolinalg.convergence.moments import described
+from thermolinalg.device import Device, as_program
 from thermolinalg.laws import Scalar
-from thermolinalg.plan.search import factored, least_time
+from thermolinalg.plan.budget import Budget, choose
 from thermolinalg.plan.times import Plan, check_found, check_fractions
-from thermolinalg.simulators import Schedule
 
 
 def inv(
     A: Any,
     *,
-    rtol: Scalar = 5e-2,
+    rtol: Scalar | None = None,
+    budget: Budget | None = None,
     confidence: Scalar = 0.95,
     device: Device | None = None,
     guaranteed: bool = False,
+    samples: Scalar | None = None,
+    replicas: int = 1,
 ) -> Plan:
     r"""Plan an inverse: the least :math:`t_0 + \tau` with :math:`P(\|C - A^{-1}\|_F \le \mathtt{rtol}\,\|A^{-1}\|_F)
     \ge` `confidence`.
@@ -29,19 +27,25 @@ def inv(
     ----------
     A : array (d, d), operator, SciPy sparse matrix, lineax operator or Program
         Symmetric positive definite.
-    rtol : float, in (0, 1)
+    rtol : float, in (0, 1), default 5e-2
         Relative error in the Frobenius norm.
+    budget : Budget, optional
+        In place of `rtol`: the plan of the least error within this time and energy; its ``rtol`` says which.
     confidence : float, in (0, 1)
         Fraction of runs that keep to it.
     device : Device, optional
         The ideal overdamped device at beta = 1 by default. Its temperature does not matter here.
     guaranteed : bool
         Use a rigorous upper bound on the tail of a sum of squares of Gaussians in place of the four-moment match.
+    samples : int, optional
+        Read so many equally spaced samples in place of a continuous reading.
+    replicas : int, >= 1
+        Devices that run side by side, their readings averaged.
 
     Returns
     -------
     Plan
-        For a continuous reading from rest.
+        For a run from rest.
 
     Raises
     ------
@@ -61,21 +65,19 @@ def inv(
     >>> bool(plan.duration > plan.burn_in)
     True
     """
-    check_fractions(rtol=rtol, confidence=confidence)
-    return check_found(_plan_inv(as_program(A, device), rtol, confidence, guaranteed))
-
-
-@partial(jax.jit, static_argnums=3)
-def _plan_inv(program: Program, rtol: Scalar, confidence: Scalar, guaranteed: bool) -> Plan:
-    machine = factored(jax.lax.stop_gradient(program.machine))
-    problem = Covariance.of(machine)
-    dtype = problem.nodes.dtype
-    slowest = jnp.min(machine.dynamics.relaxation(problem.nodes))
-    # The error of a long run falls as one over its duration, and its mean bounds its quantiles.
-    long = 1e4 / slowest
-    scatter = problem.error(machine, Schedule(long, long), rtol).cumulants[0, 0] * long
-    tail = 1 - jnp.asarray(confidence).astype(dtype)
-    longest = 8 * (jnp.log(30 / jnp.asarray(rtol).astype(dtype)) / slowest + scatter / tail)
-    law = partial(problem.error, machine, rtol=rtol)
-    schedule, clock = least_time(machine, law, longest, confidence, guaranteed)
-    return Plan(schedule.burn_in, schedule.duration, None, rtol, confidence, clock)
+    goal = 5e-2 if rtol is None and budget is None else rtol
+    check_fractions(rtol=goal, confidence=confidence)
+    program = as_program(A, device)
+    estimator = described(program)
+    found, goal = choose(
+        *(estimator, program.device, program.operator.dim),
+        rtol=goal,
+        budget=budget,
+        confidence=confidence,
+        guaranteed=guaranteed,
+        samples=samples,
+        replicas=replicas,
+    )
+    times, resolved = found.schedule, estimator.machine.operator.extremes()[0] > 0
+    parts = times.burn_in, times.duration, times.samples, goal, confidence, found.clock
+    return check_found(Plan(*parts, resolved=resolved, replicas=replicas))

@@ -1,6 +1,6 @@
 """Times of a run, and what they promise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -29,6 +29,11 @@ class Plan:
         Device time constants in one natural unit of time.
     long_time_error : float, optional
         Largest relative deviation of the long-time law from the exact one: variance of a mode, or bias left out.
+    resolved : bool, optional
+        Whether the smallest eigenvalue is known. If it is not, which happens to matrix-free operators, the promise is
+        one for the part of the spectrum that was seen, and may fail.
+    replicas : int, >= 1
+        Independent runs of these times, side by side, whose readings are averaged.
     """
 
     burn_in: Scalar
@@ -38,6 +43,14 @@ class Plan:
     confidence: Scalar | None = None
     clock: Scalar = 1.0
     long_time_error: Scalar | None = None
+    resolved: Scalar | None = None
+    replicas: int = field(default=1, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.replicas, bool) or not isinstance(self.replicas, int | np.integer) or self.replicas < 1:
+            raise ValueError(
+                f"replicas must be a whole number of at least 1, known before tracing, got {self.replicas!r}"
+            )
 
     @property
     def total(self) -> Scalar:
@@ -50,6 +63,16 @@ class Plan:
         return self.clock * self.total
 
     @property
+    def work(self) -> Scalar:
+        """Total time of all replicas together, which is what energy is paid for."""
+        return self.replicas * self.total
+
+    @property
+    def spacing(self) -> Scalar | None:
+        """Time from one sample to the next; None for a continuous reading."""
+        return None if self.samples is None else self.duration / self.samples
+
+    @property
     def long_time(self) -> jax.Array | bool:
         """Whether ``Law(long_time=True)`` is within 1 % of the exact law; False if the plan was not derived."""
         return False if self.long_time_error is None else self.long_time_error <= 0.01
@@ -57,7 +80,7 @@ class Plan:
     @property
     def schedule(self) -> Schedule:
         """The times alone."""
-        return Schedule(self.burn_in, self.duration, self.samples)
+        return Schedule(self.burn_in, self.duration, self.samples, self.replicas)
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -81,10 +104,10 @@ def check_plan(plan: Plan) -> Plan:
     return plan
 
 
-def check_fractions(**values: Scalar) -> None:
+def check_fractions(**values: Scalar | None) -> None:
     """Raise a ``ValueError`` that names the first value known not to lie between 0 and 1."""
     for name, value in values.items():
-        if is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
+        if value is not None and is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
             raise ValueError(f"{name} must lie between 0 and 1, got {value}")
 
 

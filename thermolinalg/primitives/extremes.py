@@ -123,7 +123,8 @@ def _extremes(program: Program, key: jax.Array, amplitude: Scalar, cycles: int) 
     }
     # Lanczos surveys do not matter here, so neither does what they leave unresolved.
     flags = program.status & ~int(Status.UNRESOLVED) | jnp.where(good, 0, fault).astype(jnp.int32)
-    return Solution(value, stderr, flags, stats)
+    method = "The extreme eigenvalues are rates at which states of an overdamped process relax, drawn from its law."
+    return Solution(value, stderr, flags, stats, method)
 
 
 def _overlap(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from thermolinalg.draws import white_noise
 from thermolinalg.operators import Dense, Modal, as_block, implicit_solve, is_concrete
 from thermolinalg.plan import Plan, check_plan
 from thermolinalg.primitives.checks import check_answer
+from thermolinalg.primitives.methods import process
 from thermolinalg.simulators import Law, Schedule, State
 from thermolinalg.solution import Solution, Status
 
@@ -93,6 +94,8 @@ def gaussian(
         if samples != 1:
             raise ValueError("give a plan or samples, not both: a plan brings its own number")
         check_plan(plan)
+        if plan.replicas > 1:
+            raise ValueError("a path is one run: the plan must have one replica; call again with another key for more")
         if plan.samples is None:
             raise ValueError("a path is read at samples: give the plan a number of them")
         if program.spectrum is None:
@@ -127,7 +130,9 @@ def _gaussian(program: Program, force: jax.Array, key: jax.Array, plan: Plan | N
     finite = jnp.all(jnp.isfinite(value))
     fault = jnp.where(converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))
     flags = fixed.status | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
-    return Solution(value.T, stderr.T, flags, {"mean": mean[:, 0], "plan": plan})
+    kind = "independent states" if plan is None else "states on the path"
+    method = f"The samples are {kind} of {process(fixed.device)}."
+    return Solution(value.T, stderr.T, flags, {"mean": mean[:, 0], "plan": plan}, method)
 
 
 def _independent(

@@ -1,5 +1,6 @@
 """Inverses, from the covariance of a relaxing process."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,9 @@ from thermolinalg.laws import Scalar
 from thermolinalg.operators import DENSE_LIMIT, Dense, Modal, Operator, is_concrete
 from thermolinalg.plan import Plan, check_plan
 from thermolinalg.primitives.checks import check_answer, check_choice
+from thermolinalg.primitives.methods import process
+from thermolinalg.primitives.overlap import Overlap
+from thermolinalg.simulators import Reading, Schedule
 from thermolinalg.solution import Solution, Status
 
 
@@ -54,7 +58,8 @@ def inv(
     -------
     Solution
         ``value`` and ``stderr``, shape (d, d); ``status``; ``stats`` with ``plan``, ``time_constants``, ``spectrum``,
-        and ``effective_samples``: independent samples that would be as good for the average entry.
+        ``effective_samples``: independent samples that would be as good for the average entry, and ``overlap``, what
+        :func:`thermolinalg.certify_inv` needs to know of them.
 
     Raises
     ------
@@ -127,14 +132,16 @@ def _dense(operator: Operator) -> Dense:
 def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Solution:
     fixed, schedule = jax.lax.stop_gradient((program, plan.schedule))
     machine = fixed.machine
-    reading = fixed.device.simulator.covariance(machine, key, schedule, route)
+    reading = _average(fixed, key, schedule, route)
     value = _implicit(program.operator, reading.average)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
     operator = machine.operator
     if fixed.spectrum is None:
         effective = jnp.asarray(schedule.samples).astype(reading.stderr.dtype)
+        overlap = Overlap.independent(effective, operator.dim)
     else:
         assert isinstance(operator, Modal)
+        overlap = Overlap.of(machine, operator.rates, schedule)
         effective = effective_samples(machine.dynamics, operator.rates, schedule.duration, schedule.samples)
     flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
     # The mean of ratios that are all one is one up to rounding.
@@ -143,10 +150,27 @@ def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Sol
     stats = {
         "plan": plan,
         "effective_samples": effective,
+        "overlap": overlap,
         "time_constants": plan.time_constants,
         "spectrum": fixed.spectrum,
     }
-    return Solution(value, reading.stderr, flags, stats)
+    method = f"The inverse is the covariance of {process(fixed.device)}."
+    return Solution(value, reading.stderr, flags, stats, method)
+
+
+def _average(program: Program, key: jax.Array, schedule: Schedule, route: int | None) -> Reading:
+    """Readings of all replicas, averaged."""
+    simulator, machine = program.device.simulator, program.machine
+    if schedule.replicas == 1:
+        return simulator.covariance(machine, key, schedule, route)
+    keys = jax.random.split(key, schedule.replicas)
+    first = simulator.covariance(machine, keys[0], schedule, route)
+
+    def add(total, key):
+        return total + simulator.covariance(machine, key, schedule, route).average, None
+
+    total, _ = jax.lax.scan(add, first.average, keys[1:])
+    return replace(first, average=total / schedule.replicas)
 
 
 @jax.custom_jvp

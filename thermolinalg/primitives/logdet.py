@@ -163,7 +163,11 @@ def _logdet(
     status = flags | estimate.status | jnp.where(known | jnp.isfinite(value), 0, int(Status.NOT_FINITE))
     fault = jnp.where(a > 0, 0, int(Status.NOT_FINITE))
     value = jnp.where(known, jnp.nan, _implicit(fixed, couplings, signs, value))
-    return Solution(value, stderr, (status | fault).astype(jnp.int32), stats)
+    name = type(estimator).__name__
+    method = (
+        f"The log determinant is a free-energy difference, estimated by {name} from energies drawn from their laws."
+    )
+    return Solution(value, stderr, (status | fault).astype(jnp.int32), stats, method)
 
 
 def _survey_error(operator: Operator, modes: Modes) -> jax.Array:

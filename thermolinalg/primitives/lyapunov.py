@@ -12,6 +12,7 @@ from thermolinalg.laws import Scalar
 from thermolinalg.plan import Plan
 from thermolinalg.plan.samples import plan_encoded
 from thermolinalg.primitives.checks import check_answer, check_choice, check_samples
+from thermolinalg.primitives.methods import drawn
 from thermolinalg.second_moments import read
 from thermolinalg.solution import Solution, Status
 
@@ -111,4 +112,6 @@ def run(encoded: Encoded, key: jax.Array, plan: Plan) -> Solution:
     stats = {"plan": plan, "correlation": alike, "time_constants": plan.time_constants}
     if encoded.lag is not None:
         stats["amplification"] = fixed.gain
-    return Solution(value, fixed.gain * stderr, flags, stats)
+    answer = "Lyapunov solution is the covariance" if encoded.lag is None else "exponential is the autocovariance"
+    method = f"The {answer} of an overdamped process, {drawn(encoded.simulator)}."
+    return Solution(value, fixed.gain * stderr, flags, stats, method)

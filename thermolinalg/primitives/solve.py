@@ -1,5 +1,6 @@
 """Linear systems, from the time average of a relaxing process."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from thermolinalg.operators import as_block, implicit_solve
 from thermolinalg.plan import Plan, check_plan
 from thermolinalg.primitives.checks import check_answer, check_choice
 from thermolinalg.primitives.general import solve_general
+from thermolinalg.primitives.methods import process
 from thermolinalg.simulators import Schedule, State
 from thermolinalg.solution import Solution, Status
 
@@ -63,10 +65,11 @@ def solve(
     Returns
     -------
     Solution
-        ``value`` and ``stderr`` in the shape of `b`; ``status``; ``stats`` with ``plan``, ``state`` (the end state),
-        ``noise`` (variance of the residual of a long average, for :func:`thermolinalg.certify`), ``time_constants``
-        of the device, and ``spectrum`` where it is known. For a general matrix ``kappa``, the condition number of the
-        system that was run, and ``normal_equations`` take its place.
+        ``value`` and ``stderr`` in the shape of `b`; ``status``; ``stats`` with ``plan``, ``state`` (at the end;
+        None with replicas), ``noise`` (variance of the residual of a long average, for
+        :func:`thermolinalg.certify`), ``time_constants`` of the device, and ``spectrum`` where it is known. For a
+        general matrix ``kappa``, the condition number of the system that was run, and ``normal_equations`` take its
+        place.
 
     Raises
     ------
@@ -123,7 +126,10 @@ def _solve(
 ) -> Solution:
     fixed, push, begin = jax.lax.stop_gradient((program, force, start))
     schedule = jax.lax.stop_gradient(plan.schedule)
-    reading = fixed.run(push, key, schedule, begin)
+    # Runs that start alike and differ in their noise only: their average is one run of a colder device.
+    beta = plan.replicas * fixed.machine.beta
+    averaged = replace(fixed, machine=replace(fixed.machine, beta=beta))
+    reading = averaged.run(push, key, schedule, begin)
     residual = force - program.operator.matmat(reading.average)
     value = _implicit(fixed, schedule, reading.average, residual)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
@@ -132,12 +138,13 @@ def _solve(
     duration = jnp.asarray(schedule.duration)
     stats = {
         "plan": plan,
-        "state": jax.tree.map(lambda block: block.reshape(shape), reading.state),
-        "noise": fixed.machine.dynamics.noise(fixed.machine.beta) / jnp.where(duration > 0, duration, jnp.inf),
+        "state": None if plan.replicas > 1 else jax.tree.map(lambda block: block.reshape(shape), reading.state),
+        "noise": fixed.machine.dynamics.noise(beta) / jnp.where(duration > 0, duration, jnp.inf),
         "time_constants": plan.time_constants,
         "spectrum": fixed.spectrum,
     }
-    return Solution(value.reshape(shape), reading.stderr.reshape(shape), flags, stats)
+    method = f"The solution is the time average of {process(fixed.device)}."
+    return Solution(value.reshape(shape), reading.stderr.reshape(shape), flags, stats, method)
 
 
 @jax.custom_jvp

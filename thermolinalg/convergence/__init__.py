@@ -1,0 +1,32 @@
+"""How large the error of a run is, and with what probability: at four levels of knowledge, for every primitive."""
+
+from thermolinalg.convergence.determinants import LogDeterminant as LogDeterminant
+from thermolinalg.convergence.determinants import logdet as logdet
+from thermolinalg.convergence.estimates import Estimate as Estimate
+from thermolinalg.convergence.estimates import Estimator as Estimator
+from thermolinalg.convergence.inversion import imhof as imhof
+from thermolinalg.convergence.inversion import inverted_tail as inverted_tail
+from thermolinalg.convergence.knowledge import ConditionNumber as ConditionNumber
+from thermolinalg.convergence.knowledge import Eigenvalues as Eigenvalues
+from thermolinalg.convergence.knowledge import Extremes as Extremes
+from thermolinalg.convergence.knowledge import Level as Level
+from thermolinalg.convergence.linear import Linear as Linear
+from thermolinalg.convergence.linear import Problem as Problem
+from thermolinalg.convergence.linear import solve as solve
+from thermolinalg.convergence.mixing import Mixing as Mixing
+from thermolinalg.convergence.mixing import gaussian as gaussian
+from thermolinalg.convergence.moments import Covariance as Covariance
+from thermolinalg.convergence.moments import Inverse as Inverse
+from thermolinalg.convergence.moments import inv as inv
+from thermolinalg.convergence.samples import Sampled as Sampled
+from thermolinalg.convergence.samples import expm as expm
+from thermolinalg.convergence.samples import lyapunov as lyapunov
+from thermolinalg.convergence.scaling import Scaling as Scaling
+from thermolinalg.convergence.scaling import fit_exponents as fit_exponents
+from thermolinalg.convergence.squared_error import SquaredError as SquaredError
+from thermolinalg.convergence.squared_error import Tail as Tail
+from thermolinalg.convergence.squared_error import chi_square_tail as chi_square_tail
+from thermolinalg.convergence.squared_error import four_moments as four_moments
+from thermolinalg.convergence.squared_error import laurent_massart as laurent_massart
+from thermolinalg.convergence.squared_error import markov as markov
+from thermolinalg.convergence.squared_error import sankaran_tail as sankaran_tail

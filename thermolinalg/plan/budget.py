@@ -1,0 +1,78 @@
+"""A limit on time or energy, and the plan that makes the best of it."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thermolinalg.convergence import Estimate, Estimator, Tail, four_moments, laurent_massart
+from thermolinalg.device import Device
+from thermolinalg.laws import Scalar
+from thermolinalg.operators import is_concrete
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Budget:
+    """What a run may take: burn-in and averaging of one right-hand side, transfers not included.
+
+    Parameters
+    ----------
+    seconds : float, > 0, optional
+        Of device time.
+    joules : float, > 0, optional
+        Drawn by all cells of all replicas while they run.
+
+    Examples
+    --------
+    >>> from thermolinalg.device import Device
+    >>> Budget(seconds=1e-3, joules=1e-4).limit(Device(), dim=10, replicas=1)     # 10 cells of 0.1 mW
+    0.001
+    """
+
+    seconds: Scalar | None = None
+    joules: Scalar | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and self.joules is None:
+            raise ValueError("a budget needs seconds or joules")
+        for name in ("seconds", "joules"):
+            value = getattr(self, name)
+            if value is not None and is_concrete(value) and not 0 < float(np.asarray(value)) < np.inf:
+                raise ValueError(f"{name} must be a positive number, got {value}")
+
+    def limit(self, device: Device, dim: int, replicas: int) -> Scalar:
+        """Seconds that one of the replicas may run."""
+        if self.joules is None:
+            assert self.seconds is not None
+            return self.seconds
+        paid = self.joules / (device.cell_power * dim * replicas)
+        if self.seconds is None:
+            return paid
+        return min(self.seconds, paid) if is_concrete(self.seconds, paid) else jnp.minimum(self.seconds, paid)
+
+
+def choose(
+    estimator: Estimator,
+    device: Device,
+    dim: int,
+    *,
+    rtol: Scalar | None,
+    budget: Budget | None,
+    confidence: Scalar,
+    guaranteed: bool,
+    samples: Scalar | None,
+    replicas: int,
+) -> tuple[Estimate, Scalar | jax.Array]:
+    """Times of the run for an error, or the best that a budget buys; and the error."""
+    if rtol is not None and budget is not None:
+        raise ValueError("give rtol or a budget, not both: the one is what the other buys")
+    tail: Tail = laurent_massart if guaranteed else four_moments
+    more = {"tail": tail, "samples": samples, "replicas": replicas}
+    if budget is None:
+        assert rtol is not None
+        return estimator.time(rtol, confidence, **more), rtol
+    total = budget.limit(device, dim, replicas) / device.time_constant / estimator.clock
+    found = estimator.error(total, confidence, **more)
+    return found, found.value
