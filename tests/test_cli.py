@@ -139,6 +139,7 @@ def test_zero_is_answered_by_zero(small, tmp_path):
     assert report["plan"]["natural"]["total"] == 0
     assert report["certificate"]["relative_residual"] == 0
     assert run("solve", small, tmp_path / "b.npy").exit_code == 0
+    assert run_json("plan", small, tmp_path / "b.npy")["ladder"] is None
 
 
 def test_large_sparse_matrix_has_an_interval(tmp_path):
@@ -159,6 +160,7 @@ def test_untrusted_answer_is_not_written(tmp_path):
     planned = run("plan", tmp_path / "chain.mtx", "--json")
     assert planned.exit_code == 1
     assert json.loads(planned.stdout)["status"]["names"] == ["UNRESOLVED"]
+    assert json.loads(planned.stdout)["ladder"] is None
 
 
 def pattern(path):
@@ -230,6 +232,9 @@ BAD_OPTIONS = {
     "beta": (["--beta", "0"], "beta must be positive"),
     "out": (["--out", "x.txt"], "x.txt: the name of this file must end in .npy"),
     "plot": (["--plot", "nowhere/error.png"], "nowhere/error.png: cannot be written"),
+    "refine below rounding": (["--refine", "--rtol", "1e-16"], "below what rounding allows"),
+    "refine rtol": (["--refine", "--rtol", "2"], "rtol must lie between 0 and 1"),
+    "refine confidence": (["--refine", "--confidence", "0.9"], "--confidence is the promise of an average"),
 }
 
 

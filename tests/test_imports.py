@@ -36,12 +36,14 @@ STORY = [
     ),
     *("primitives", "certify.statistics", "certify.answers", "certify.bounds", "certify.residual", "certify.health"),
     *("certify.moments", "certify.determinants", "certify"),
-    *("cost", "refine.rates", "refine.updates", "refine.implicit", "refine.preconditioned", "refine.systems"),
-    *("refine.inverse", "refine.scaling", "refine"),
+    *("cost", "reduction", "refine.rates", "refine.updates", "refine.implicit", "refine.preconditioned"),
+    *("refine.systems", "refine.inverse", "refine.scaling", "refine"),
     *("interop.host", "interop.lineax_solver", "interop.terms", "interop"),
     *("testing.adversarial", "testing.assertions", "testing.slopes", "testing.strategies", "testing"),
-    *("__init__", "files", "figures", "report", "commands.session", "commands.job", "commands.linear"),
-    *("commands.matrices", "commands.ensembles", "commands", "cli", "__main__"),
+    *("__init__", "files", "figures.axes", "figures.averages", "figures.refinements", "figures.repeated"),
+    *("figures.energies", "figures", "report", "commands.session", "commands.job", "commands.linear"),
+    *("commands.refinement", "commands.planning", "commands.certificates", "commands.matrices", "commands.ensembles"),
+    *("commands", "cli", "__main__"),
 ]
 """Every module, from floor to roof; each may import only what stands before it."""
 

@@ -379,7 +379,8 @@ def test_jit_vmap_and_keys():
     batch = jax.jit(jax.vmap(run))(A, b, keys)
     for i in range(2):
         one, plain = run(A[i], b[i], keys[i]), refine.solve(A[i], b[i], key=keys[i], rtol=1e-9)
-        np.testing.assert_allclose(batch.value[i], systems[i][2], rtol=1e-7)
+        # The device measures its error within some tens of per cent.
+        assert np.linalg.norm(batch.value[i] - systems[i][2]) < 2e-9 * np.linalg.norm(systems[i][2])
         np.testing.assert_allclose(one.value, plain.value, rtol=1e-11)
         assert int(batch.stats["steps"][i]) == int(one.stats["steps"]) == int(plain.stats["steps"])
     assert not np.any(run(A[0], b[0], keys[1]).value == batch.value[0])

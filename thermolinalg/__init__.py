@@ -1,6 +1,8 @@
 """Thermodynamic linear algebra: what coupled noisy oscillators compute, simulated exactly in law."""
 
+from thermolinalg import convergence as convergence
 from thermolinalg import plan as plan
+from thermolinalg import reduction as reduction
 from thermolinalg import refine as refine
 from thermolinalg.certify import Certificate as Certificate
 from thermolinalg.certify import Check as Check

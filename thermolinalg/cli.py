@@ -11,12 +11,16 @@ from typing import Annotated, Any
 import typer
 
 import thermolinalg as tla
+from thermolinalg.commands.certificates import certify_inverse, certify_solution, noise_of
 from thermolinalg.commands.ensembles import LogDeterminant, Samples
 from thermolinalg.commands.job import Job, carry_out, status
 from thermolinalg.commands.linear import Solve
 from thermolinalg.commands.matrices import Exponential, Inverse, Lyapunov
+from thermolinalg.commands.planning import planned
+from thermolinalg.commands.refinement import Refine
 from thermolinalg.commands.session import Precision, Session
 from thermolinalg.files import check_target
+from thermolinalg.plan import Budget
 from thermolinalg.report import plain, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -93,8 +97,15 @@ def _options(version: Version = False) -> None:
 def solve(
     a: Matrix,
     b: RightHandSide = None,
-    rtol: Rtol = 1e-2,
-    confidence: Confidence = 0.95,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative error in the 2-norm.", show_default="1e-2; 1e-10 with --refine")
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Fraction of runs that keep to it.", show_default="0.95")
+    ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Correct short runs by digital residuals, in place of one long average.")
+    ] = False,
     underdamped: Inertia = False,
     beta: Beta = 1.0,
     seed: Seed = 0,
@@ -104,18 +115,31 @@ def solve(
     as_json: Json = False,
 ) -> None:
     """Solve A x = b on a simulated device, and check the answer."""
-    _run(
-        lambda session: Solve.prepare(session, a, b, _device(underdamped, beta), rtol, confidence),
-        *(dtype, seed, out, plot, as_json),
-    )
+
+    def prepare(session: Session) -> Job:
+        device = _device(underdamped, beta)
+        if refine:
+            return Refine.prepare(session, a, b, device, rtol, confidence)
+        return Solve.prepare(session, a, b, device, rtol, 0.95 if confidence is None else confidence)
+
+    _run(prepare, dtype, seed, out, plot, as_json)
 
 
 @app.command()
 def plan(
     a: Matrix,
     b: RightHandSide = None,
-    rtol: Rtol = 1e-2,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative error to plan for, in the 2-norm.", show_default="1e-2")
+    ] = None,
     confidence: Confidence = 0.95,
+    budget_seconds: Annotated[
+        float | None, typer.Option(help="Least error within this time of the device, in place of --rtol.")
+    ] = None,
+    budget_joules: Annotated[
+        float | None, typer.Option(help="Least error within this energy of the cells, in place of --rtol.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Devices side by side, their readings averaged.")] = 1,
     underdamped: Inertia = False,
     beta: Beta = 1.0,
     dtype: Dtype = Precision.float64,
@@ -123,15 +147,66 @@ def plan(
 ) -> None:
     """Say how long a device would take to solve A x = b, and run nothing.
 
+    A budget is for one right-hand side, without transfers. Of dense matrices also said is how long a plan would be
+    that knew less.
+
     Exit codes: 0; 1 for a plan that is not to be trusted; 2 for bad input.
     """
     with _one_line_errors():
+        limited = budget_seconds is not None or budget_joules is not None
+        budget = Budget(budget_seconds, budget_joules) if limited else None
         session = Session(dtype, drawn=False, live=not as_json)
-        job = Solve.prepare(session, a, b, _device(underdamped, beta), rtol, confidence)
-        rest = {"simulation_s": session.seconds, "status": status(job.program.status)}
-        report = plain(job.describe() | rest)
+        device = _device(underdamped, beta)
+        job = Solve.prepare(session, a, b, device, rtol, confidence, budget=budget, replicas=replicas)
+        parts = planned(job, budget)
+        report = plain(parts | {"simulation_s": session.seconds, "status": status(job.system.program.status)})
         _print(report, as_json)
     raise typer.Exit(1 if report["status"]["flags"] else 0)
+
+
+@app.command()
+def certify(
+    a: Matrix,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="[b] x", help="Right-hand sides, all ones if not given, and the answer.")
+    ],
+    noise: Annotated[float | None, typer.Option(help="Variance of one component of b - A x.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Inverse temperature of the device.", show_default="1")] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Time of the average, in units of the equation; the noise is 2 / (beta duration)."),
+    ] = None,
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="The answer is an inverse of A that was read as a covariance.")
+    ] = False,
+    samples: Annotated[float | None, typer.Option(help="Number of independent samples behind an inverse.")] = None,
+    dtype: Dtype = Precision.float64,
+    as_json: Json = False,
+) -> None:
+    """Certify an answer to A x = b from its residual; how it was obtained does not matter.
+
+    The residual is tested against thermal noise where that is given. The noise of an underdamped device is larger by
+    its friction: give --noise.
+
+    Exit codes: 0; 1 if the test fails; 2 for bad input.
+    """
+    with _one_line_errors():
+        session = Session(dtype, drawn=False, live=not as_json)
+        if len(files) > (1 if inverse else 2):
+            raise ValueError(f"got {len(files)} files beside A; give {'the inverse alone' if inverse else '[b] x'}")
+        variance = noise_of(noise, beta, duration)
+        if inverse and variance is not None:
+            raise ValueError("--noise, --beta and --duration belong to a solution; an inverse has --samples")
+        if samples is not None and not inverse:
+            raise ValueError("--samples belongs to an inverse; give --inverse too, or leave it out")
+        if inverse:
+            report = certify_inverse(session, a, files[0], samples)
+        else:
+            report = certify_solution(session, a, files[0] if len(files) == 2 else None, files[-1], variance)
+        _print(report, as_json)
+    # The verdict is one, or one for each column, or none.
+    passed = report["certificate"]["passed"]
+    raise typer.Exit(1 if passed is False or (isinstance(passed, list) and not all(passed)) else 0)
 
 
 @app.command()

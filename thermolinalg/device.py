@@ -7,7 +7,7 @@ Couplings are written once, ``program = device.program(A)``; then ``program.run(
 relax for the burn-in, averages it over the duration, and returns the reading.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -132,6 +132,13 @@ class Program:
     device: Device
     status: jax.Array
     spectrum: Spectrum | None
+
+    def side_by_side(self, replicas: int) -> "Program":
+        """The program on several devices whose averages are averaged: in law one device that is as much colder.
+
+        That holds for runs that start alike. The end state is that of the colder device, and no replica's.
+        """
+        return replace(self, machine=replace(self.machine, beta=replicas * self.machine.beta))
 
     def run(self, force: jax.Array, key: jax.Array, schedule: Schedule, start: State | None = None) -> Reading:
         """Apply a force (d, k), run, and read; column by column with independent noise."""

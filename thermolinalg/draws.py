@@ -116,7 +116,7 @@ def correlated(
         return begin + count, count
 
     counts = jnp.clip(n - begins, 0, ends - begins)
-    low = jax.lax.map(lambda bin: spectrum(*bin, points), (begins, counts))
+    low = jax.lax.map(lambda bin: spectrum(bin[0], bin[1], points), (begins, counts))
 
     def add(carry):
         begin, total = carry

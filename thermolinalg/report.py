@@ -57,10 +57,17 @@ def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
     if "spectrum" in report:
         tables["Spectrum"] = _spectrum(report["spectrum"])
     if "plan" in report:
-        tables["Plan"] = _plan(report["plan"], report["device"])
+        title = "Plan of one step" if "refinement" in report else "Plan"
+        tables[title] = _budget(report.get("budget")) | _plan(report["plan"], report["device"])
+    if report.get("ladder") is not None:
+        tables["Total time by what is known"] = _ladder(report["ladder"])
     if "device_s" in report:
         costs = {label: seconds(report["device_s"][name]) for name, label in _COSTS.items()}
+        if "energy_j" in report:
+            costs["energy of the cells"] = f"{report['energy_j']:.3g} J"
         tables["Modelled device time"] = costs
+    if "status" not in report:
+        return tables | {"Certificate": certified(report)}
     status = report["status"]
     warning = f"{', '.join(status['names'])}: {status['advice']}" if status["flags"] else None
     if "lapack" not in report:
@@ -85,6 +92,8 @@ def _problem(problem: dict[str, Any]) -> dict[str, str]:
         rows |= {"shift": "chosen" if problem["shift"] is None else f"{problem['shift']:.6g}"}
     if "estimator" in problem:
         rows["estimator"] = problem["estimator"]
+    if "answer" in problem:
+        rows["answer"] = problem["answer"]
     if "path" in problem:
         rows["samples"] = f"{problem['samples']}, {'along a path' if problem['path'] else 'independent'}"
     return rows | {"dtype": problem["dtype"]}
@@ -111,16 +120,29 @@ def _plan(plan: dict[str, Any], device: dict[str, Any]) -> dict[str, str]:
     rows["device"] = f"{device['dynamics']}, beta {device['beta']:.3g}, time constant {time_constant}"
     if plan["samples"] is not None:
         rows["samples"] = f"{plan['samples']:.0f}"
+    if plan["replicas"] > 1:
+        rows["replicas"] = f"{plan['replicas']}, side by side; times are those of each"
     return rows | {
         label: f"{plan['natural'][name]:.4g} natural units = {plan['time_constants'][name]:.4g} time constants"
         for name, label in _TIMES.items()
     }
 
 
+def _budget(budget: dict[str, Any] | None) -> dict[str, str]:
+    given = {name: value for name, value in (budget or {}).items() if value is not None}
+    return {"budget": " and ".join(f"{value:.4g} {name}" for name, value in given.items())} if given else {}
+
+
+def _ladder(ladder: list[dict[str, Any]]) -> dict[str, str]:
+    return {
+        step["known"]: f"{step['time_constants']:.4g} time constants, {step['ratio']:.4g} × plan" for step in ladder
+    }
+
+
 def _answer(report: dict[str, Any]) -> dict[str, str]:
     lapack, rows = report["lapack"], dict[str, str]()
     if "certificate" in report:
-        rows |= _certificate(report["certificate"])
+        rows |= certificate(report["certificate"])
     if "check" in report:
         rows |= _check(report["check"])
     if "estimate" in report:
@@ -135,25 +157,90 @@ def _answer(report: dict[str, Any]) -> dict[str, str]:
         scaled = "" if lapack["z"] is None else f", {lapack['z']:.2g} standard errors"
         rows["error"] = f"{lapack['error']:.2g}{scaled}"
     else:
+        against = "a refined LAPACK solution" if "refinement" in report else "LAPACK in double precision"
         covariance = "of the covariance, " if "check" in report else ""
-        rows["relative error"] = f"{covariance}{_range(lapack['relative_error'])} against LAPACK in double precision"
+        rows["relative error"] = f"{covariance}{span(lapack['relative_error'])} against {against}"
         if report["plan"]["rtol"] is not None:
             rows["planned error"] = f"at most {report['plan']['rtol']:.3g}"
-        rows["predicted error"] = f"{_range(lapack['predicted_rms'])} root mean square"
+        if "predicted_rms" in lapack:
+            rows["predicted error"] = f"{span(lapack['predicted_rms'])} root mean square"
         if lapack.get("rms_z") is not None:
             entries = f"{lapack['rms_z']:.3g} standard errors root mean square, at most {lapack['max_z']:.3g}"
             rows["errors of entries"] = entries
+    if "refinement" in report:
+        rows |= _refinement(report["refinement"])
     if lapack is not None:
         rows["time of LAPACK"] = f"{seconds(lapack['seconds'])}, {lapack['method']}"
     return rows | {"time of simulation": f"{seconds(sum(report['simulation_s'].values()))}, compilation included"}
 
 
-def _certificate(certificate: dict[str, Any]) -> dict[str, str]:
-    passed = np.all(certificate["passed"])
+def _refinement(course: dict[str, Any]) -> dict[str, str]:
+    device, direct = course["device"], course["direct"]
+    error = f"{span(course['estimated_error'])} by the last run of the device"
+    floor = f"at most {course['rtol']:.3g}; rounding allows {course['least_rtol']:.2g}"
+    # Minus one stands for a count that was not reached.
+    plain_cg = [count for count in np.atleast_1d(course["plain_cg"]) if count >= 0]
+    others = (
+        f"plain conjugate gradients, without a device: {span(plain_cg)}"
+        if plain_cg
+        else "plain conjugate gradients: unknown"
+    )
     return {
-        "relative residual": _range(certificate["relative_residual"]),
-        "certificate": f"{'passed' if passed else 'FAILED: the residual is more than thermal noise'}, chi-square "
-        f"{_range(certificate['statistic'])} on {certificate['degrees']} degrees, p {_range(certificate['p_value'])}",
+        "wanted error": floor,
+        "estimated error": error,
+        "runs of the device": f"{span(course['steps'])}, the last of them a test",
+        "contraction": f"{span(course['contraction'])} a step, {span(course['predicted_contraction'])} predicted for "
+        "plain refinement",
+        "digital products": f"{span(course['matvecs'])} with A; {others}",
+        "device time": f"{span(device['time_constants'])} time constants = {_spell(device['seconds'])}",
+        "by averaging": f"{span(direct['time_constants'])} time constants = {_spell(direct['seconds'])} after "
+        "burn-in, to the wanted error",
+    }
+
+
+def certified(report: dict[str, Any]) -> dict[str, str]:
+    """Rows about an answer from a file."""
+    found = report["certificate"]
+    rows = certificate(found) if "bound" in report else _inverse(found)
+    if "bound" in report:
+        bound, lowest = report["bound"], report["bound"]["lowest"]
+        below = "none was found" if lowest["value"] is None else f"{lowest['value']:.6g}"
+        sure = "proved" if lowest["certain"] else "not proved"
+        rows["smallest eigenvalue"] = f"lower bound {below}, {sure}"
+        sure = "validated, rounding included" if bound["validated"] else "not validated"
+        rows["relative error"] = f"at most {span(bound['relative'])}, {sure}"
+        rows["error"] = f"at most {span(bound['absolute'])}"
+    return rows | {"time": f"{seconds(sum(report['seconds'].values()))}, compilation included"}
+
+
+def certificate(found: dict[str, Any]) -> dict[str, str]:
+    """Rows about the residual of a solution."""
+    rows = {
+        "relative residual": span(found["relative_residual"]),
+        "backward error": span(found["backward_error"]),
+    }
+    if found["passed"] is not None:
+        verdict = "passed" if np.all(found["passed"]) else "FAILED: the residual is more than thermal noise"
+        rows["certificate"] = (
+            f"{verdict}, chi-square {span(found['statistic'])} on {found['degrees']} degrees, "
+            f"p {span(found['p_value'])}"
+        )
+    elif "noise" in found:
+        rows["certificate"] = "no test without --noise, or --duration and --beta"
+    return rows
+
+
+def _inverse(found: dict[str, Any]) -> dict[str, str]:
+    rows = {"relative residual": span(found["relative_residual"])}
+    if found["passed"] is None:
+        return rows | {"certificate": "no test without --samples"}
+    verdict = "passed, as" if found["passed"] else "FAILED: not"
+    rows["certificate"] = f"{verdict} an inverse with the noise of {found['samples']:g} samples"
+    names = {"trace": "tr(AC)/d", "spread": "|W - I|² over its mean"}
+    return rows | {
+        label: f"{found[name]['statistic']:.6g}, p {found[name]['p_value']:.4g}, "
+        f"{'passed' if found[name]['passed'] else 'failed'} at {found[name]['level']:g}"
+        for name, label in names.items()
     }
 
 
@@ -169,10 +256,26 @@ def _check(check: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _range(value: Any) -> str:
-    """One number, or the least and the largest of several."""
-    low, high = np.min(value), np.max(value)
-    return f"{low:.4g}" if np.ndim(value) == 0 else f"{low:.4g} to {high:.4g}"
+def span(value: Any) -> str:
+    """One number, or the least and the largest of several, of those that are known.
+
+    Examples
+    --------
+    >>> span(0.5), span([1.0, None, 4.0]), span(None)
+    ('0.5', '1 to 4', 'unknown')
+    """
+    known = [number for number in np.ravel(np.asarray(value, object)) if number is not None]
+    if not known:
+        return "unknown"
+    low, high = f"{min(known):.4g}", f"{max(known):.4g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _spell(times: Any) -> str:
+    """Times with units that suit them, the least and the largest."""
+    known = np.ravel(np.asarray(times, float))
+    low, high = seconds(float(np.min(known))), seconds(float(np.max(known)))
+    return low if low == high else f"{low} to {high}"
 
 
 def seconds(time: float) -> str:

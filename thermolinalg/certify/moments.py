@@ -223,6 +223,7 @@ def certify_lyapunov(
     count = samples
     if isinstance(X, Solution) and samples is None and "plan" in X.stats:
         count = X.stats["plan"].samples
+        count = None if count is None else X.stats["plan"].replicas * count
     if count is None:
         return LyapunovCertificate(relative, None, None, None)
     check_samples(count)

@@ -134,5 +134,5 @@ def times(plan: tla.Plan) -> dict[str, Any]:
     """A plan in natural units of time and in time constants of the device."""
     natural = {"burn_in": plan.burn_in, "duration": plan.duration, "total": plan.total}
     clocked = {name: np.asarray(plan.clock) * np.asarray(time) for name, time in natural.items()}
-    promise = {"rtol": plan.rtol, "confidence": plan.confidence, "samples": plan.samples}
+    promise = {"rtol": plan.rtol, "confidence": plan.confidence, "samples": plan.samples, "replicas": plan.replicas}
     return promise | {"natural": natural, "time_constants": clocked}

@@ -11,6 +11,7 @@ import thermolinalg as tla
 from thermolinalg.commands.job import described
 from thermolinalg.commands.session import Operand, Session
 from thermolinalg.operators import as_block
+from thermolinalg.plan import Budget
 from thermolinalg.report import attributes
 
 if TYPE_CHECKING:
@@ -18,21 +19,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Solve:
-    """Linear systems."""
+class System:
+    """A linear system whose matrix is written to a device."""
 
     session: Session
     operand: Operand
     given: str | None
     force: np.ndarray
     program: tla.Program
-    plan: tla.Plan
-    method = "Cholesky factorisation and solve"
 
     @classmethod
-    def prepare(
-        cls, session: Session, a: Path, b: Path | None, device: tla.Device, rtol: float, confidence: float
-    ) -> "Solve":
+    def read(cls, session: Session, a: Path, b: Path | None, device: tla.Device) -> "System":
         from thermolinalg.figures import check_curve
 
         operand = session.read(a)
@@ -42,45 +39,91 @@ class Solve:
         if session.drawn:
             check_curve(operator, force)
         session.check_drawable(operator.dim)
-        program = session.program(operand, operator, device)
-        plan = session.plan(lambda: tla.plan.solve(program, force, rtol=rtol, confidence=confidence))
-        return cls(session, operand, None if b is None else b.name, force, program, plan)
+        return cls(session, operand, None if b is None else b.name, force, session.program(operand, operator, device))
 
     @property
     def dim(self) -> int:
         return self.program.operator.dim
 
+    @property
+    def columns(self) -> int:
+        return int(self.force[0].size)
+
+    @property
+    def title(self) -> str:
+        """Of a figure."""
+        assert self.program.spectrum is not None  # the exact law cannot do without
+        kappa = float(self.program.spectrum.kappa)
+        return f"{self.operand.name}: {self.dim} unknowns, condition number {kappa:.3g}"
+
+    def describe(self, plan: tla.Plan) -> dict[str, Any]:
+        """What is known before a run of this plan."""
+        ledger = tla.cost(plan, self.program.device, dim=self.dim, columns=self.columns)
+        problem = {"right_hand_side": self.given, "columns": self.columns}
+        return described(self.operand, problem, self.program.device, plan, ledger, self.program.spectrum)
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Linear systems by averaging."""
+
+    system: System
+    plan: tla.Plan
+    method = "Cholesky factorisation and solve"
+
+    @classmethod
+    def prepare(
+        cls,
+        session: Session,
+        a: Path,
+        b: Path | None,
+        device: tla.Device,
+        rtol: float | None,
+        confidence: float,
+        budget: Budget | None = None,
+        replicas: int = 1,
+    ) -> "Solve":
+        system = System.read(session, a, b, device)
+        promise = {"rtol": rtol, "budget": budget, "confidence": confidence, "replicas": replicas}
+        return cls(system, session.plan(lambda: tla.plan.solve(system.program, system.force, **promise)))
+
+    @property
+    def session(self) -> Session:
+        return self.system.session
+
+    @property
+    def dim(self) -> int:
+        return self.system.dim
+
     def run(self, key: jax.Array) -> tla.Solution:
-        return tla.solve(self.program, self.force, key=key, plan=self.plan)
+        return tla.solve(self.system.program, self.system.force, key=key, plan=self.plan)
 
     def exact(self) -> np.ndarray:
         from scipy.linalg import cho_factor, cho_solve
 
-        dense = self.operand.exact
-        return cho_solve(cho_factor(dense), self.force.astype(dense.dtype))
+        dense = self.system.operand.exact
+        return cho_solve(cho_factor(dense), self.system.force.astype(dense.dtype))
 
     def describe(self) -> dict[str, Any]:
-        columns = self.force[0].size
-        ledger = tla.cost(self.plan, self.program.device, dim=self.dim, columns=columns)
-        problem = {"right_hand_side": self.given, "columns": columns}
-        return described(self.operand, problem, self.program.device, self.plan, ledger, self.program.spectrum)
+        return self.system.describe(self.plan)
 
     def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
         lapack = None
         if truth is not None:
-            length = np.linalg.norm(truth, axis=0)
-            scale = np.where(length > 0, length, 1.0)
-            lapack = {
-                "relative_error": np.linalg.norm(np.asarray(solution.value) - truth, axis=0) / scale,
-                "predicted_rms": np.linalg.norm(np.asarray(solution.stderr), axis=0) / scale,
-            }
-        return {"certificate": attributes(tla.certify(self.program, self.force, solution)), "lapack": lapack}
+            error, stderr = np.asarray(solution.value) - truth, np.asarray(solution.stderr)
+            lapack = {"relative_error": relative(error, truth), "predicted_rms": relative(stderr, truth)}
+        certificate = tla.certify(self.system.program, self.system.force, solution)
+        return {"certificate": attributes(certificate), "lapack": lapack}
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         from thermolinalg.figures import error_curve, error_figure
 
-        curve = error_curve(self.program, self.force, self.plan, truth, key=key)
-        assert self.program.spectrum is not None  # the exact law cannot do without
-        kappa = float(self.program.spectrum.kappa)
-        title = f"{self.operand.name}: {self.dim} unknowns, condition number {kappa:.3g}"
-        return error_figure(curve, self.plan, title, self.program.device.time_constant)
+        system = self.system
+        curve = error_curve(system.program, system.force, self.plan, truth, key=key)
+        return error_figure(curve, self.plan, system.title, system.program.device.time_constant)
+
+
+def relative(block: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Length of each column over that of the answer, or as it is where the answer is zero."""
+    length = np.linalg.norm(answer, axis=0)
+    return np.linalg.norm(block, axis=0) / np.where(length > 0, length, 1.0)

@@ -69,7 +69,7 @@ class LogDeterminant(Estimator):
         return SquaredError(weights[None, None], jnp.ones((1, 1), real), shifts[None, None])
 
     def longest(self, rtol: jax.Array, confidence: jax.Array) -> jax.Array:
-        return 100 * self.textbook(rtol, confidence).duration
+        return 100 * jnp.asarray(self.textbook(rtol, confidence).duration)
 
     def textbook(self, rtol: jax.Array, confidence: jax.Array) -> Schedule:
         # Every mode as far from the reference as the farthest: the integral of the squared slope is (r - 1)^2/r.
@@ -82,7 +82,7 @@ class LogDeterminant(Estimator):
     def _spacing(self, positions: jax.Array) -> jax.Array:
         """Time from one sample to the next, which has forgotten it, along the path."""
         stiffness = self.reference * (1 + positions * jnp.minimum(self.modes.low, self.modes.high))
-        return log(1 / FORGOTTEN) / (2 * self.machine.dynamics.relaxation(stiffness))
+        return jnp.asarray(log(1 / FORGOTTEN) / (2 * self.machine.dynamics.relaxation(stiffness)))
 
 
 def logdet(A: Any, *, reference: Scalar | None = None, device: Device | None = None) -> LogDeterminant:

@@ -141,8 +141,9 @@ class Linear(Estimator):
     def textbook(self, rtol: jax.Array, confidence: jax.Array) -> Schedule:
         # Half of the mean square that Markov's inequality allows goes to each, noise and what is left of the start.
         level = 1 - confidence
-        unaligned = isinstance(self.problem, Unaligned)
-        distance = jnp.ones((), rtol.dtype) if unaligned else jnp.max(jnp.sum(self.problem.pull, 0))
+        distance = jnp.ones((), rtol.dtype)
+        if isinstance(self.problem, Problem):
+            distance = jnp.max(jnp.sum(self.problem.pull, 0))
         slowest = jnp.min(self.machine.dynamics.relaxation(self.problem.nodes))
         logarithm = jnp.log(jnp.maximum(2 * distance / level, rtol**2) / rtol**2)
         return Schedule(logarithm / (2 * slowest), 2 * self._averaging(rtol) / level)

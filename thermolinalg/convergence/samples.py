@@ -111,7 +111,7 @@ class Sampled(Estimator):
     @property
     def spacing(self) -> jax.Array:
         """Time from one sample to the next, which has forgotten it."""
-        return log(1 / FORGOTTEN) / (2 * self.pace) + self.lag
+        return jnp.asarray(self.lag + log(1 / FORGOTTEN) / (2 * self.pace))
 
     def law(self, schedule: Schedule) -> SquaredError:
         duration = jnp.asarray(schedule.duration).astype(self.pace.dtype)
@@ -122,7 +122,7 @@ class Sampled(Estimator):
 
     def longest(self, rtol: jax.Array, confidence: jax.Array) -> jax.Array:
         times = self.textbook(rtol, confidence)
-        return 8 * (times.burn_in + times.duration)
+        return 8 * jnp.asarray(times.burn_in + times.duration)
 
     def textbook(self, rtol: jax.Array, confidence: jax.Array) -> Schedule:
         goal = rtol**2 * (1 - confidence) / 2

@@ -1,6 +1,7 @@
 """The least time that keeps a promise, and the least error within a time, over the split of burn-in and averaging."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +11,30 @@ from thermolinalg.convergence.squared_error import SquaredError, Tail, four_mome
 from thermolinalg.laws import Scalar
 from thermolinalg.simulators import Schedule
 
-Errors = Callable[[Schedule], SquaredError]
-"""From the times of a run to the law of its squared error, in units of the target."""
+Outcome = TypeVar("Outcome")
 
 
 def least_time(
-    error: Errors, longest: jax.Array, clock: jax.Array, confidence: Scalar, tail: Tail, samples: Scalar | None = None
+    outcome: Callable[[Schedule], Outcome],
+    longest: jax.Array,
+    clock: jax.Array,
+    confidence: Scalar,
+    tail: Callable[[Outcome, Scalar], jax.Array],
+    samples: Scalar | None = None,
 ) -> Schedule:
     """Least total time over the split of burn-in and averaging, found on a grid of splits that is refined twice.
 
     Parameters
     ----------
-    error : callable
-        From the times of a run to the law of its error.
+    outcome : callable
+        From the times of a run to what comes of it: the law of its squared error in units of the target, mostly.
     longest : Array, shape ()
         A time that is surely enough, within a factor of a few.
     clock : Array, shape ()
         Time constants of the device in a unit of time; no average is shorter than a tenth of one.
     confidence : float, in (0, 1)
-    tail : Tail
+    tail : callable
+        From an outcome and a confidence to whether the outcome is good enough; a Tail for squared errors.
     samples : int, optional
         Number of equally spaced samples in place of a continuous average. The time is infinite where they are too few.
     """
@@ -36,7 +42,7 @@ def least_time(
     rough = _rough(tail)
 
     def keeps(total, logit, tail):
-        return jnp.all(tail(error(_split(total, logit, clock, samples)), confidence))
+        return jnp.all(tail(outcome(_split(total, logit, clock, samples)), confidence))
 
     def least(logit, shortest, longest, halvings, tail):
         """The upper end always keeps the promise, or is infinite."""
@@ -57,7 +63,12 @@ def least_time(
 
 
 def least_error(
-    error: Errors, total: jax.Array, clock: jax.Array, confidence: Scalar, tail: Tail, samples: Scalar | None = None
+    error: Callable[[Schedule], SquaredError],
+    total: jax.Array,
+    clock: jax.Array,
+    confidence: Scalar,
+    tail: Tail,
+    samples: Scalar | None = None,
 ) -> tuple[jax.Array, Schedule]:
     """Least error that is kept to with a confidence in a total time, over the split, and the split.
 
@@ -106,7 +117,7 @@ def bisect(good: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Arr
     return jax.lax.fori_loop(0, halvings, halve, (low, high))[1]
 
 
-def _rough(tail: Tail) -> Tail:
+def _rough(tail: Any) -> Any:
     """A cheap tail that ranks splits as this one does."""
     return nearly if tail is four_moments or tail is imhof else tail
 

@@ -3,6 +3,7 @@
 from thermolinalg.operators.base import Function as Function
 from thermolinalg.operators.base import Modal as Modal
 from thermolinalg.operators.base import Operator as Operator
+from thermolinalg.operators.base import implicit_inverse as implicit_inverse
 from thermolinalg.operators.base import implicit_solve as implicit_solve
 from thermolinalg.operators.convert import DENSE_LIMIT as DENSE_LIMIT
 from thermolinalg.operators.convert import all_finite as all_finite

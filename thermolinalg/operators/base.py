@@ -182,6 +182,19 @@ def implicit_solve(operator: Operator, block: jax.Array, solve: Matmat) -> jax.A
     return jax.lax.custom_linear_solve(operator.matmat, block, forward, transposed)
 
 
+@jax.custom_jvp
+def implicit_inverse(operator: Operator, value: jax.Array) -> jax.Array:
+    """Return `value`, which moves as the inverse does when the operator moves."""
+    return value
+
+
+@implicit_inverse.defjvp
+def _implicit_inverse_jvp(primals, tangents):
+    operator, value = primals
+    moved = jax.jvp(lambda op: op.matmat(value), (operator,), (tangents[0],))[1]
+    return value, -value @ moved
+
+
 def mix(coefficients: jax.Array, modes: jax.Array) -> jax.Array:
     """Contract coefficients (p, q, n) with modes (n, q, k) to (n, p, k), mode by mode."""
     coefficients = jnp.moveaxis(coefficients, 2, 0).astype(modes.dtype)

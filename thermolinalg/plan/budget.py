@@ -69,10 +69,9 @@ def choose(
     if rtol is not None and budget is not None:
         raise ValueError("give rtol or a budget, not both: the one is what the other buys")
     tail: Tail = laurent_massart if guaranteed else four_moments
-    more = {"tail": tail, "samples": samples, "replicas": replicas}
     if budget is None:
         assert rtol is not None
-        return estimator.time(rtol, confidence, **more), rtol
+        return estimator.time(rtol, confidence, tail, samples=samples, replicas=replicas), rtol
     total = budget.limit(device, dim, replicas) / device.time_constant / estimator.clock
-    found = estimator.error(total, confidence, **more)
+    found = estimator.error(total, confidence, tail, samples=samples, replicas=replicas)
     return found, found.value

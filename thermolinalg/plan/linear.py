@@ -124,8 +124,8 @@ def _long_time_error(estimator: Linear, schedule: Schedule) -> jax.Array:
 
 def _plan(estimator: Linear, schedule: Schedule, rtol: Scalar, confidence: Scalar, replicas: int) -> Plan:
     needed = jnp.any(estimator.problem.length > 0)
-    times = (jnp.where(needed, time, 0.0) for time in (schedule.burn_in, schedule.duration))
-    schedule = Schedule(*times, schedule.samples)
+    burn_in, duration = (jnp.where(needed, time, 0.0) for time in (schedule.burn_in, schedule.duration))
+    schedule = Schedule(burn_in, duration, schedule.samples)
     deviation = _long_time_error(estimator, schedule) if schedule.samples is None else None
     resolved = estimator.machine.operator.extremes()[0] > 0
     parts = schedule.burn_in, schedule.duration, schedule.samples

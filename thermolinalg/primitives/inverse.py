@@ -11,7 +11,7 @@ from thermolinalg import plan as planning
 from thermolinalg.covariances import effective_samples
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import DENSE_LIMIT, Dense, Modal, Operator, is_concrete
+from thermolinalg.operators import DENSE_LIMIT, Dense, Modal, Operator, implicit_inverse, is_concrete
 from thermolinalg.plan import Plan, check_plan
 from thermolinalg.primitives.checks import check_answer, check_choice
 from thermolinalg.primitives.methods import process
@@ -133,16 +133,17 @@ def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Sol
     fixed, schedule = jax.lax.stop_gradient((program, plan.schedule))
     machine = fixed.machine
     reading = _average(fixed, key, schedule, route)
-    value = _implicit(program.operator, reading.average)
+    value = implicit_inverse(program.operator, reading.average)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
     operator = machine.operator
     if fixed.spectrum is None:
-        effective = jnp.asarray(schedule.samples).astype(reading.stderr.dtype)
+        effective = schedule.replicas * jnp.asarray(schedule.samples).astype(reading.stderr.dtype)
         overlap = Overlap.independent(effective, operator.dim)
     else:
         assert isinstance(operator, Modal)
         overlap = Overlap.of(machine, operator.rates, schedule)
         effective = effective_samples(machine.dynamics, operator.rates, schedule.duration, schedule.samples)
+        effective = schedule.replicas * effective
     flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
     # The mean of ratios that are all one is one up to rounding.
     few = effective < value.shape[0] * (1 - 1e-3)
@@ -171,16 +172,3 @@ def _average(program: Program, key: jax.Array, schedule: Schedule, route: int | 
 
     total, _ = jax.lax.scan(add, first.average, keys[1:])
     return replace(first, average=total / schedule.replicas)
-
-
-@jax.custom_jvp
-def _implicit(operator: Operator, value: jax.Array) -> jax.Array:
-    """Return `value`, which moves as the inverse does when the operator moves."""
-    return value
-
-
-@_implicit.defjvp
-def _implicit_jvp(primals, tangents):
-    operator, value = primals
-    moved = jax.jvp(lambda op: op.matmat(value), (operator,), (tangents[0],))[1]
-    return value, -value @ moved

@@ -46,9 +46,12 @@ class Overlap:
         """Return the overlap of the samples of one run, for modes with these eigenvalues."""
         memory = machine.dynamics.memory(rates)
         gram = overlap(memory, memory, schedule.duration, schedule.samples)
-        own = jnp.diagonal(gram)
         # How far the samples are from independent says how far the fourth moments are.
-        apart = 0.0 if schedule.samples is None else 1 / (jnp.asarray(schedule.samples).astype(own.dtype) * own)
+        apart = 0.0
+        if schedule.samples is not None:
+            apart = 1 / (jnp.asarray(schedule.samples).astype(gram.dtype) * jnp.diagonal(gram))
+        gram = gram / schedule.replicas
+        own = jnp.diagonal(gram)
         crowding = 2.5 - 1.5 * jnp.mean(jnp.minimum(jnp.broadcast_to(apart, own.shape), 1.0))
         sums = jnp.sum(own), jnp.sum(gram), jnp.sum(own**2), jnp.sum(gram**2), jnp.sum(own * jnp.sum(gram, 1) ** 2)
         return cls(*sums, crowding)

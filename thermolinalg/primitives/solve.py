@@ -1,6 +1,5 @@
 """Linear systems, from the time average of a relaxing process."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -126,10 +125,8 @@ def _solve(
 ) -> Solution:
     fixed, push, begin = jax.lax.stop_gradient((program, force, start))
     schedule = jax.lax.stop_gradient(plan.schedule)
-    # Runs that start alike and differ in their noise only: their average is one run of a colder device.
-    beta = plan.replicas * fixed.machine.beta
-    averaged = replace(fixed, machine=replace(fixed.machine, beta=beta))
-    reading = averaged.run(push, key, schedule, begin)
+    several = fixed.side_by_side(plan.replicas)
+    reading = several.run(push, key, schedule, begin)
     residual = force - program.operator.matmat(reading.average)
     value = _implicit(fixed, schedule, reading.average, residual)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
@@ -139,7 +136,7 @@ def _solve(
     stats = {
         "plan": plan,
         "state": None if plan.replicas > 1 else jax.tree.map(lambda block: block.reshape(shape), reading.state),
-        "noise": fixed.machine.dynamics.noise(beta) / jnp.where(duration > 0, duration, jnp.inf),
+        "noise": fixed.machine.dynamics.noise(several.machine.beta) / jnp.where(duration > 0, duration, jnp.inf),
         "time_constants": plan.time_constants,
         "spectrum": fixed.spectrum,
     }

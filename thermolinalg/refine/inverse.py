@@ -11,9 +11,10 @@ import numpy as np
 from thermolinalg import primitives
 from thermolinalg.device import Device, as_program
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Dense, Operator, is_concrete
+from thermolinalg.operators import Dense, Operator, implicit_inverse, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.refine.rates import Survey, check_fraction, survey_of
+from thermolinalg.plan.times import check_fractions
+from thermolinalg.refine.rates import Survey, survey_of
 from thermolinalg.solution import Solution, Status
 
 LOOKS = 30
@@ -101,7 +102,7 @@ def inv(
     >>> bool(jnp.max(jnp.abs(X.value - jnp.array([[0.5, -0.25], [-0.25, 0.375]]))) < 1e-5), int(X.status)
     (True, 0)
     """
-    check_fraction("rtol", rtol)
+    check_fractions(rtol=rtol)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     program = as_program(A, device)
@@ -212,7 +213,7 @@ def _inv(operator: Operator, rough: Solution, plan: Plan, rtol: Scalar, least: j
         "direct_time": direct,
         **{name: rough.stats[name] for name in ("plan", "time_constants", "effective_samples", "spectrum")},
     }
-    return Solution(_implicit(operator, end.value), stderr, flags.astype(jnp.int32), stats)
+    return Solution(implicit_inverse(operator, end.value), stderr, flags.astype(jnp.int32), stats)
 
 
 def extremes(matrix: jax.Array, C: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -263,16 +264,3 @@ def _matrix(operator: Operator) -> jax.Array:
         return operator.matrix
     matrix = operator.matmat(jnp.eye(operator.dim, dtype=operator.dtype))
     return (matrix + matrix.conj().T) / 2
-
-
-@jax.custom_jvp
-def _implicit(operator: Operator, value: jax.Array) -> jax.Array:
-    """Return `value`, which moves as the inverse does when the operator moves."""
-    return value
-
-
-@_implicit.defjvp
-def _implicit_jvp(primals, tangents):
-    operator, value = primals
-    moved = jax.jvp(lambda op: op.matmat(value), (operator,), (tangents[0],))[1]
-    return value, -value @ moved

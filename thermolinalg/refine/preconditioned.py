@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Operator, as_block, as_inexact, as_operator, is_concrete
 from thermolinalg.operators.base import Matmat
+from thermolinalg.plan.times import check_fractions
 from thermolinalg.refine.implicit import follow
-from thermolinalg.refine.rates import check_fraction
 from thermolinalg.refine.updates import inner
 from thermolinalg.solution import Solution, Status
 
@@ -134,7 +134,7 @@ def conjugate_gradients(
     >>> int(floor.stats["matvecs"])
     3
     """
-    check_fraction("rtol", rtol)
+    check_fractions(rtol=rtol)
     operator = as_operator(A)
     force, target = as_block(b, operator, "b"), as_block(reference, operator, "reference")
     if force.shape != target.shape:
@@ -227,7 +227,7 @@ def pcg(
     >>> int(x.status), bool(x.stats["matvecs"] < x.stats["plain_cg"])
     (0, True)
     """
-    check_fraction("rtol", rtol)
+    check_fractions(rtol=rtol)
     operator = as_operator(A)
     force = as_block(b, operator, "b")
     effective = C.stats.get("effective_samples") if isinstance(C, Solution) else None

@@ -1,6 +1,6 @@
 """How much one step of refinement gains, and how long that step should take."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from thermolinalg.convergence.machines import factored
+from thermolinalg.convergence.search import least_time
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan
+from thermolinalg.plan.times import check_fractions
 from thermolinalg.simulators import Machine, Schedule
 from thermolinalg.spectrum import Spectrum
 
@@ -29,14 +32,13 @@ class Survey:
     @classmethod
     def of(cls, machine: Machine) -> "Survey":
         """Look at the spectrum of a machine."""
-        operator = machine.operator.factor()
+        machine = factored(machine)
+        operator = machine.operator
         lower, low, high, upper = operator.extremes()
-        spectrum = Spectrum(low, high, lower, upper)
-        nodes, counts, _ = operator.measure(jnp.zeros((operator.dim, 1), operator.dtype))
+        nodes, counts, _ = operator.measure(jnp.zeros((operator.dim, 0), operator.dtype))
         # Gauss nodes of no weight may lie anywhere, at zero too.
         nodes = jnp.where(counts > 0, nodes, high)
-        dynamics = machine.dynamics.resolve(spectrum)
-        return cls(replace(machine, operator=operator, dynamics=dynamics), spectrum, nodes, counts)
+        return cls(machine, Spectrum(low, high, lower, upper), nodes, counts)
 
     def step(self, schedule: Schedule, length: Scalar) -> tuple[jax.Array, jax.Array]:
         """What a run leaves of the residual in each mode, and the variance it adds to it, at a force of this length."""
@@ -165,7 +167,7 @@ def plan(A: Any, b: ArrayLike, *, device: Device | None = None, contraction: Sca
     >>> bool(0 < step.burn_in < step.duration)
     True
     """
-    check_fraction("contraction", contraction)
+    check_fractions(contraction=contraction)
     program = as_program(A, device)
     force = as_block(b, program.operator, "b")
     found = planned(survey_of(program), jnp.linalg.norm(force, axis=0), contraction)
@@ -189,42 +191,12 @@ def planned(survey: Survey, lengths: jax.Array, contraction: Scalar) -> Plan:
     averaging = noise * jnp.sum(survey.counts) / length / length / target**2
     longest = 8 * (jnp.log(30 / target) / slowest + averaging)
 
-    def split(total: jax.Array, logit: jax.Array) -> Schedule:
-        # An average over less than a tenth of a time constant is a snapshot.
-        duration = jnp.minimum(jnp.maximum(total * jax.nn.sigmoid(-logit), 0.1 / clock), total)
-        return Schedule(total - duration, duration)
-
-    def enough(total: jax.Array, logit: jax.Array) -> jax.Array:
-        left, added = survey.step(split(total, logit), length)
+    def shrinks(step: tuple[jax.Array, jax.Array], _: Scalar) -> jax.Array:
+        left, added = step
         gap = target**2 - left**2
         good = jnp.where(survey.counts > 0, gap, 1.0) > 0
         return jnp.all(good) & (jnp.sum(added / jnp.where(good, gap, 1.0)) <= 1)
 
-    def least(logit: jax.Array) -> jax.Array:
-        def halve(_, ends):
-            middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
-            good = enough(middle, logit)
-            return jnp.where(good, ends[0], middle), jnp.where(good, middle, ends[1])
-
-        found = jax.lax.fori_loop(0, 40, halve, (1e-9 * longest, longest))[1]
-        return jnp.where(enough(found, logit), found, jnp.inf)
-
-    def refine(level, best):
-        grid = best[0] + jnp.linspace(-14.0, 14.0, 15, dtype=dtype) / 7.0**level
-        times = jax.lax.map(least, grid)
-        first = jnp.argmin(times)
-        better = times[first] < best[1]
-        return jnp.where(better, grid[first], best[0]), jnp.where(better, times[first], best[1])
-
-    start = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
-    logit, total = jax.lax.fori_loop(0, 3, refine, start)
-    schedule = split(jnp.where(needed, total, 0.0), logit)
-    return Plan(schedule.burn_in, schedule.duration, None, clock=clock)
-
-
-def check_fraction(name: str, value: Scalar | None) -> None:
-    """Raise a ``ValueError`` if a number is known not to lie between 0 and 1."""
-    if value is None or not is_concrete(value):
-        return
-    if not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
-        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+    schedule = least_time(lambda times: survey.step(times, length), longest, clock, target, shrinks)
+    burn_in, duration = (jnp.where(needed, time, 0.0) for time in (schedule.burn_in, schedule.duration))
+    return Plan(burn_in, duration, None, clock=clock)

@@ -14,9 +14,10 @@ from thermolinalg.drifts import General
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Operator, as_block, as_operator, is_concrete
 from thermolinalg.plan import Plan, check_plan
+from thermolinalg.plan.times import check_fractions
 from thermolinalg.refine.implicit import follow
 from thermolinalg.refine.preconditioned import plain_search, reached
-from thermolinalg.refine.rates import Survey, check_fraction, planned, predicted, survey_of
+from thermolinalg.refine.rates import Survey, planned, predicted, survey_of
 from thermolinalg.refine.updates import Iterate, Update, flexible_cg
 from thermolinalg.solution import Solution, Status
 
@@ -127,7 +128,7 @@ def solve(
     >>> bool(jnp.max(jnp.abs(x.value - jnp.array([0.0, 0.5]))) < 1e-5), int(x.status)
     (True, 0)
     """
-    check_fraction("rtol", rtol)
+    check_fractions(rtol=rtol)
     if isinstance(A, General) or isinstance(getattr(program, "operator", None), General):
         raise ValueError(
             "refinement needs a symmetric positive definite A, not a General matrix: solve its normal equations A* A x "
@@ -148,6 +149,7 @@ def solve(
                 f"{program.operator.dim} in {program.operator.dtype}"
             )
     force = as_block(b, operator, "b")
+    program = program if plan is None else program.side_by_side(plan.replicas)
     survey = survey_of(program)
     if rtol is None:
         rtol = jnp.maximum(jnp.asarray(1e-10, survey.nodes.dtype), 10 * survey.least_rtol())

@@ -1,17 +1,15 @@
-"""Figures: errors against device time, measured and predicted, and the energies of samples."""
+"""Error of an average against device time, measured and predicted."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from thermolinalg.convergence import Problem
 from thermolinalg.device import Program
+from thermolinalg.figures.axes import draw_runs, finish
 from thermolinalg.operators import Modal, Operator, as_block
 from thermolinalg.plan import Plan
 from thermolinalg.simulators import Machine, Schedule
@@ -115,21 +113,7 @@ def error_figure(curve: ErrorCurve, plan: Plan, title: str, time_constant: float
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    low, median, high = curve.band.T
-    axes.fill_between(curve.grid, low, high, color="#9ecae1", alpha=0.6, lw=0, label="predicted, 5–95 % of runs")
-    axes.plot(curve.grid, median, color="#2171b5", lw=1.5, label="predicted median")
-    runs = curve.errors.shape[1]
-    times = jnp.repeat(curve.times, runs)
-    axes.plot(
-        times,
-        curve.errors.ravel(),
-        "o",
-        ms=3.5,
-        mew=0,
-        color="#d94801",
-        alpha=0.75,
-        label=f"measured, {runs} runs each",
-    )
+    draw_average(axes, curve, "")
     planned = float(plan.time_constants)
     axes.axvline(planned, color="0.25", lw=1, ls="--", label=f"planned time, {planned:.3g}")
     if plan.rtol is not None:
@@ -137,126 +121,16 @@ def error_figure(curve: ErrorCurve, plan: Plan, title: str, time_constant: float
     axes.set(xscale="log", yscale="log", xlim=(curve.grid[0], curve.grid[-1]))
     axes.set_xlabel(f"Device time, burn-in and average (time constants of {time_constant * 1e6:g} µs)")
     axes.set_ylabel("Relative error, 2-norm")
-    _finish(axes, title)
+    finish(axes, title)
     return figure
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class RepeatedErrors:
-    """Errors of runs of several lengths.
-
-    Attributes
-    ----------
-    ends : Array, shape (m,)
-        Where on the axis of lengths they stand.
-    errors : Array, shape (m, runs)
-        Errors in the Frobenius norm of independent runs.
-    predicted : Array, shape (m,)
-        Root mean square error, from the standard errors that the runs state.
-    """
-
-    ends: jax.Array
-    errors: jax.Array
-    predicted: jax.Array
-
-
-def repeated_errors(
-    sweep: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
-    operands: Any,
-    truth: ArrayLike,
-    ends: Sequence[float],
-    *,
-    key: jax.Array,
-    runs: int = 6,
-    relative: bool = False,
-) -> RepeatedErrors:
-    """Run a verb at several lengths, and compare what comes out with the truth.
-
-    Parameters
-    ----------
-    sweep : callable
-        From operands, and one key for each of m lengths, to values, shape (m, ...), and their standard errors; traced.
-    operands : tree of arrays
-    truth : array, in the shape of a value
-        The exact answer; not zero if `relative`.
-    ends : sequence of m
-        Where on the axis the lengths stand.
-    key : PRNG key
-    runs : int
-        Independent runs of each length.
-    relative : bool
-        Whether to divide by the norm of the truth.
-    """
-    exact = np.asarray(truth).reshape(-1)
-    keys = jax.random.split(key, (runs, len(ends)))
-    found = jax.jit(lambda operands, keys: jax.lax.map(lambda k: sweep(operands, k), keys))(operands, keys)
-    values, stderr = (np.asarray(x).reshape(runs, len(ends), -1) for x in found)
-    scale = np.linalg.norm(exact) if relative else 1.0
-    errors = np.linalg.norm(values - exact[None, None], axis=2).T / scale
-    # Some estimators read their standard error off the samples, so that it scatters too.
-    predicted = np.sqrt(np.mean(np.sum(stderr**2, axis=2), axis=0)) / scale
-    return RepeatedErrors(jnp.asarray(ends), jnp.asarray(errors), jnp.asarray(predicted))
-
-
-def repeated_figure(
-    runs: RepeatedErrors, title: str, across: str, up: str, planned: tuple[str, float], rtol: float | None
-) -> "Figure":
-    """Draw repeated errors, with the length that was `planned` and what was to be reached by then."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(runs.ends, runs.predicted, color="#2171b5", lw=1.5, label="predicted root mean square")
-    count = runs.errors.shape[1]
-    label = f"measured, {count} runs each"
-    axes.plot(
-        np.repeat(runs.ends, count), runs.errors.ravel(), "o", ms=3.5, mew=0, color="#d94801", alpha=0.75, label=label
-    )
-    name, length = planned
-    axes.axvline(length, color="0.25", lw=1, ls="--", label=f"{name}, {length:.3g}")
-    if rtol is not None:
-        axes.axhline(rtol, color="0.25", lw=1, ls=":", label=f"planned rtol, {rtol:.3g}")
-    axes.set(xscale="log", yscale="log", xlabel=across, ylabel=up)
-    _finish(axes, title)
-    return figure
-
-
-def energy_figure(energies: ArrayLike, degrees: int, title: str) -> "Figure":
-    """Draw how often samples have which energy, beside the chi-square law with these degrees of freedom."""
-    from matplotlib.figure import Figure
-    from scipy.special import chdtri, gammaln
-
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.subplots()
-    found = np.asarray(energies)
-    bins = min(max(round(found.size**0.5), 5), 60)
-    axes.hist(found, bins=bins, density=True, color="#fdae6b", label=f"measured, {found.size} samples")
-    low, high = chdtri(degrees, 0.9995), chdtri(degrees, 0.0005)
-    grid = np.linspace(min(low, found.min()), max(high, found.max()), 400)[1:]
-    density = np.exp((degrees / 2 - 1) * np.log(grid / 2) - grid / 2 - gammaln(degrees / 2)) / 2
-    axes.plot(grid, density, color="#2171b5", lw=1.5, label=f"predicted, chi-square on {degrees} degrees")
-    axes.set(
-        xlabel=r"Twice the energy of a sample over its temperature, $\beta\,(x - \mu)^* A\,(x - \mu)$", ylabel="Density"
-    )
-    _finish(axes, title)
-    return figure
-
-
-def _finish(axes: "Axes", title: str) -> None:
-    """What all figures have in common."""
-    axes.set_title(title, loc="left", fontsize="medium")
-    axes.grid(which="major", color="0.9", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(facecolor="white", framealpha=0.9, edgecolor="none", fontsize="small")
-
-
-def png(figure: "Figure") -> bytes:
-    """Return a figure as the content of a PNG file."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()
+def draw_average(axes: "Axes", curve: ErrorCurve, what: str) -> None:
+    """Band and runs of an error curve; labels begin with what they are of."""
+    low, median, high = curve.band.T
+    axes.fill_between(curve.grid, low, high, color="#9ecae1", alpha=0.6, lw=0, label=f"{what}predicted, 5–95 % of runs")
+    axes.plot(curve.grid, median, color="#2171b5", lw=1.5, label=f"{what}predicted median")
+    draw_runs(axes, curve.times, curve.errors, what, "#d94801", "o")
 
 
 def _scaled(plan: Plan, scales: jax.Array) -> Schedule:
