@@ -80,7 +80,7 @@ def test_refinement_reports_what_it_took(refined):
         *("estimated_error", "device", "direct"),
     }
     assert step["rtol"] is None
-    assert course["predicted_contraction"] == pytest.approx(0.1, rel=1e-6)
+    assert course["predicted_contraction"] == pytest.approx(0.1, rel=1e-4)
     # A digit in each step, one for the first and one for the test more or less.
     assert 8 <= course["steps"] <= 14
     assert course["steps"] - 2 <= course["matvecs"] <= course["steps"] + 2
@@ -110,12 +110,14 @@ def test_refinement_has_tables(small, tmp_path):
     assert "0 to " in outcome.stdout
 
 
-def test_refinement_in_float32_asks_for_what_that_allows(small):
-    report = run_json("solve", small, "--refine", "--dtype", "float32")
-    least = 2**-24 * (10 + 0.1 * np.linalg.cond(SMALL))
-    assert report["refinement"]["rtol"] == pytest.approx(10 * least, rel=1e-5)
-    single = SMALL.astype(np.float32).astype(float)
-    assert report["lapack"]["relative_error"] < 10 * least < 0.1 * distance(exactly(1.001 * single, np.ones(3)), 1)
+def test_refinement_in_float32_asks_for_what_that_allows(small, tmp_path):
+    report = run_json("solve", small, "--refine", "--dtype", "float32", "--out", tmp_path / "x.npy")
+    rtol, single = 10 * 2**-24 * (10 + 0.1 * np.linalg.cond(SMALL)), SMALL.astype(np.float32).astype(float)
+    value, exact = np.load(tmp_path / "x.npy"), exactly(single, np.ones(3))
+    assert value.dtype == np.float32
+    assert report["refinement"]["rtol"] == pytest.approx(rtol, rel=1e-5)
+    assert report["lapack"]["relative_error"] == pytest.approx(distance(value, exact), rel=1e-6)
+    assert distance(value, exact) < rtol < distance(exactly(1.001 * single, np.ones(3)), exact)
 
 
 @pytest.mark.parametrize("phase", [1.0, 1j], ids=["real", "complex"])
@@ -141,7 +143,7 @@ def test_a_budget_buys_the_error_that_takes_this_time(small):
     assert paid["plan"]["replicas"] == 2
     assert paid["energy_j"] == pytest.approx(3e-6)
     printed = run("plan", small, "--budget-joules", "3e-6", "--replicas", "2").stdout
-    for words in ("3e-06 joules", "2, side by side", "energy of the cells", "Total time by what is known"):
+    for words in ("3e-06 joules", "2, side by side", "energy of the cells", "Time constants by what is known"):
         assert words in printed
 
 

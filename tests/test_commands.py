@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.io
 import scipy.linalg
 import scipy.sparse
 import scipy.stats
@@ -244,3 +245,137 @@ def test_too_few_samples_are_an_answer_that_is_not_written(folder):
     assert outcome.exit_code == 1
     assert "FEW_SAMPLES" in outcome.stdout
     assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def answered(folder):
+    """An answer of the device in a file, and what was said of it."""
+    out = folder / "x.npy"
+    outcome = run("solve", folder / "A.npy", folder / "b.npy", "--rtol", "0.02", "--out", out, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    return json.loads(outcome.stdout), np.load(out)
+
+
+def certified(folder, *arguments, code=0):
+    words = [folder / word if str(word).endswith((".npy", ".mtx", ".npz")) else word for word in arguments]
+    outcome = run("certify", *words, "--json")
+    assert outcome.exit_code == code, outcome.stderr
+    return json.loads(outcome.stdout)
+
+
+def test_an_answer_from_a_file_is_certified_as_it_was_when_it_was_made(folder, answered):
+    report, value = answered
+    duration = report["plan"]["natural"]["duration"]
+    found = certified(folder, "A.npy", "b.npy", "x.npy", "--duration", duration, "--beta", "1")
+    force = np.array([1.0, 0.0, -2.0])
+    residual = np.linalg.norm(force - SMALL @ value)
+    certificate, bound = found["certificate"], found["bound"]
+    assert certificate["noise"] == pytest.approx(2 / duration)
+    assert certificate["statistic"] == pytest.approx(residual**2 * duration / 2)
+    assert certificate["p_value"] == pytest.approx(scipy.stats.chi2(3).sf(residual**2 * duration / 2))
+    assert certificate["p_value"] == pytest.approx(report["certificate"]["p_value"])
+    assert certificate["relative_residual"] == pytest.approx(residual / np.linalg.norm(force))
+    scale = np.linalg.norm(SMALL) * np.linalg.norm(value) + np.linalg.norm(force)
+    assert certificate["backward_error"] == pytest.approx(residual / scale)
+    assert certificate["passed"] is True
+    exact = np.linalg.solve(SMALL, force)
+    error = np.linalg.norm(value - exact)
+    assert error <= bound["absolute"] < 1.001 * error
+    assert error / np.linalg.norm(exact) <= bound["relative"] < 1.05 * error / np.linalg.norm(exact)
+    assert bound["validated"] is True
+    assert bound["lowest"]["value"] <= np.linalg.eigvalsh(SMALL)[0] < 1.001 * bound["lowest"]["value"]
+    # The same noise, said outright; the same answer, from files of other kinds.
+    scipy.io.mmwrite(folder / "x.mtx", value[:, None])
+    scipy.sparse.save_npz(folder / "x.npz", scipy.sparse.csr_array(value[:, None]))
+    for name in ("x.mtx", "x.npz"):
+        again = certified(folder, "A.npy", "b.npy", name, "--noise", 2 / duration)
+        assert again["certificate"]["p_value"] == pytest.approx(certificate["p_value"])
+        assert again["problem"] == found["problem"] | {"answer": name}
+
+
+def test_an_answer_that_noise_does_not_explain_fails(folder, answered):
+    report, value = answered
+    duration = report["plan"]["natural"]["duration"]
+    np.save(folder / "wrong.npy", 1.2 * value)
+    words = "A.npy", "b.npy", "wrong.npy"
+    assert certified(folder, *words, "--duration", duration, code=1)["certificate"]["passed"] is False
+    # Without a noise there is no test to fail; on a device that is hot enough it would be noise.
+    assert certified(folder, *words)["certificate"]["passed"] is None
+    assert certified(folder, *words, "--duration", duration, "--beta", "1e-4")["certificate"]["passed"] is True
+    # One column that fails is enough.
+    np.save(folder / "bb.npy", np.array([[1.0, 0.0, -2.0]] * 2).T)
+    np.save(folder / "xx.npy", np.stack([value, 1.2 * value], 1))
+    found = certified(folder, "A.npy", "bb.npy", "xx.npy", "--duration", duration, code=1)
+    assert found["certificate"]["passed"] == [True, False]
+    # All ones is another right-hand side.
+    assert certified(folder, "A.npy", "x.npy", "--duration", duration, code=1)["problem"]["right_hand_side"] is None
+
+
+def test_an_inverse_from_a_file_is_certified(folder):
+    normal = np.random.default_rng(0).standard_normal((4000, 3))
+    states = normal @ np.linalg.cholesky(np.linalg.inv(SMALL)).T
+    covariance = states.T @ states / 4000
+    np.save(folder / "C.npy", covariance)
+    np.save(folder / "large.npy", 1.1 * covariance)
+    found = certified(folder, "A.npy", "C.npy", "--inverse", "--samples", 4000)["certificate"]
+    assert found["passed"] is True
+    trace = np.trace(SMALL @ covariance) / 3
+    assert found["trace"]["statistic"] == pytest.approx(trace)
+    law = scipy.stats.chi2(12000)
+    # To the accuracy of a cube root in place of the tail.
+    assert found["trace"]["p_value"] == pytest.approx(2 * min(law.sf(12000 * trace), law.cdf(12000 * trace)), rel=1e-2)
+    assert found["relative_residual"] == pytest.approx(np.linalg.norm(SMALL @ covariance - np.eye(3)) / 3**0.5)
+    wrong = certified(folder, "A.npy", "large.npy", "--inverse", "--samples", 4000, code=1)["certificate"]
+    assert wrong["passed"] is False
+    # A spread that is too small for so few samples is suspicious too.
+    assert not certified(folder, "A.npy", "C.npy", "--inverse", "--samples", 20, code=1)["certificate"]["passed"]
+    assert certified(folder, "A.npy", "C.npy", "--inverse")["certificate"]["passed"] is None
+
+
+def test_certificates_have_tables(folder, answered):
+    np.save(folder / "right.npy", np.linalg.inv(SMALL))
+    system = "certify", folder / "A.npy", folder / "b.npy", folder / "x.npy"
+    inverse = "certify", folder / "A.npy", folder / "right.npy", "--inverse"
+    expected = {
+        (*system, "--noise", "1"): "passed, chi-square",
+        (*system, "--noise", "1e-9"): "FAILED: the residual is more than thermal noise",
+        system: "no test without --noise",
+        (*inverse, "--samples", "50"): "FAILED: not an inverse with the noise of 50 samples",
+        inverse: "no test without --samples",
+    }
+    for arguments, words in expected.items():
+        outcome = run(*arguments)
+        assert words in outcome.stdout
+        assert outcome.exit_code == (1 if "FAILED" in words else 0)
+    for words in ("validated, rounding included", "proved", "x.npy", "backward error"):
+        assert words in run(*system).stdout
+
+
+BAD_CERTIFICATES = {
+    "noise twice": (["b.npy", "x.npy", "--noise", "1", "--duration", "1"], "not both"),
+    "beta alone": (["b.npy", "x.npy", "--beta", "1"], "only together with --duration"),
+    "negative noise": (["b.npy", "x.npy", "--noise", "-1"], "noise must be a positive number"),
+    "samples of a solution": (["b.npy", "x.npy", "--samples", "5"], "--samples belongs to an inverse"),
+    "noise of an inverse": (["A.npy", "--inverse", "--noise", "1"], "belong to a solution"),
+    "samples zero": (["A.npy", "--inverse", "--samples", "0"], "samples must be positive"),
+    "too many files": (["b.npy", "x.npy", "x.npy"], "got 3 files"),
+    "too many inverses": (["A.npy", "A.npy", "--inverse"], "give the inverse alone"),
+    "shape": (["A.npy", "x.npy"], "x must have the shape of b"),
+    "length": (["b.npy", "four.npy"], "x must have shape (3,)"),
+    "inverse shape": (["x.npy", "--inverse"], "C must have shape (3, 3)"),
+    "missing": (["b.npy", "nowhere.npy"], "no such file"),
+    "nan": (["b.npy", "nan.npy"], "not finite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CERTIFICATES)
+def test_what_cannot_be_certified_is_refused_in_one_line(folder, answered, monkeypatch, case):
+    monkeypatch.chdir(folder)
+    np.save("four.npy", np.ones(4))
+    np.save("nan.npy", np.full(3, np.nan))
+    arguments, reason = BAD_CERTIFICATES[case]
+    outcome = run("certify", "A.npy", *arguments)
+    assert outcome.exit_code == 2
+    assert outcome.stdout == ""
+    assert reason in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1

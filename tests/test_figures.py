@@ -13,6 +13,8 @@ from thermolinalg.figures import (
     error_curve,
     error_figure,
     png,
+    refinement_curve,
+    refinement_figure,
     repeated_errors,
     repeated_figure,
 )
@@ -78,6 +80,73 @@ def test_figure_is_a_png_with_named_axes(planned):
     assert "time constants of 1 µs" in axes.get_xlabel()
     assert "Relative error" in axes.get_ylabel()
     assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def refining():
+    """A device, a right-hand side, its answer, and the plan of one step."""
+    b = jnp.ones(RATES.size)
+    program = tla.Device(beta=100.0).program(jnp.diag(RATES))
+    return program, b, b / RATES, tla.refine.plan(program, b)
+
+
+@pytest.fixture(scope="module")
+def course(refining):
+    program, b, truth, plan = refining
+    return refinement_curve(program, b, plan, truth, key=jax.random.key(6), runs=400)
+
+
+def test_the_steps_drawn_are_those_of_a_refinement(refining):
+    program, b, truth, plan = refining
+    keys = jax.random.split(jax.random.key(5), 3)
+    x = tla.refine.solve(program, b, key=keys[0], rtol=1e-9, plan=plan)
+    error = np.linalg.norm(x.value - truth) / np.linalg.norm(truth)
+    courses = [refinement_curve(program, b, plan, truth, key=key, runs=1).errors[:, 0] for key in keys]
+    nearest = [np.min(np.abs(np.asarray(errors) / error - 1)) for errors in courses]
+    # An error of 1e-9 is known to rounding, 1e-16 times a condition number of 50, over itself.
+    assert nearest[0] < 1e-5 < min(nearest[1:])
+
+
+def test_refinement_falls_as_predicted_down_to_the_floor(course, refining):
+    plan = refining[3]
+    eta, floor, steps = float(course.contraction), float(course.floor), np.arange(1, course.times.size + 1)
+    assert eta == pytest.approx(0.1, rel=1e-4)
+    assert floor == pytest.approx(2**-53 * (10 + 0.1 * 50))
+    np.testing.assert_allclose(course.times, float(plan.time_constants) * steps)
+    root = np.sqrt(np.mean(np.asarray(course.errors) ** 2, axis=1))
+    # Flexible steps gain more than plain ones, but not twice as many digits: noise sets the pace of both.
+    falling = eta**steps > 10 * floor
+    assert np.all(root[falling] < eta ** steps[falling])
+    assert np.all(root[falling] > eta ** (2 * steps[falling]))
+    assert np.all(np.asarray(course.errors)[-4:] < floor)
+
+
+def test_refinement_is_drawn_beside_the_average_on_one_scale(course, planned):
+    drawn, _ = planned
+    figure = refinement_figure(drawn, course, 1e-10, (3e3, 5e-11), "title", 1e-6)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert "time constants of 1 µs" in axes.get_xlabel()
+    assert axes.get_ylabel() == "Relative error, 2-norm"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "averaging: predicted, 5–95 % of runs",
+        "averaging: predicted median",
+        "averaging: measured, 2000 runs each",
+        "plain refinement: predicted, 0.1 a step",
+        "refinement: measured, 400 runs each",
+        "this answer, 5e-11",
+        "rtol, 1e-10",
+        "rounding floor, least rtol 1.7e-15",
+    ]
+    lines = {line.get_label(): line for line in axes.lines}
+    np.testing.assert_allclose(lines["this answer, 5e-11"].get_xydata(), [[3e3, 5e-11]])
+    measured = lines["refinement: measured, 400 runs each"]
+    np.testing.assert_allclose(measured.get_xdata()[::400], course.times)
+    np.testing.assert_allclose(measured.get_ydata(), np.asarray(course.errors).ravel())
+    predicted = lines["plain refinement: predicted, 0.1 a step"].get_ydata()
+    np.testing.assert_allclose(predicted[1:] / predicted[:-1], course.contraction, rtol=1e-6)
+    assert np.min(predicted) > float(course.floor) > 0.1 * np.min(predicted)
     assert png(figure).startswith(b"\x89PNG")
 
 

@@ -60,7 +60,7 @@ def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
         title = "Plan of one step" if "refinement" in report else "Plan"
         tables[title] = _budget(report.get("budget")) | _plan(report["plan"], report["device"])
     if report.get("ladder") is not None:
-        tables["Total time by what is known"] = _ladder(report["ladder"])
+        tables["Time constants by what is known"] = _ladder(report["ladder"])
     if "device_s" in report:
         costs = {label: seconds(report["device_s"][name]) for name, label in _COSTS.items()}
         if "energy_j" in report:
@@ -134,9 +134,7 @@ def _budget(budget: dict[str, Any] | None) -> dict[str, str]:
 
 
 def _ladder(ladder: list[dict[str, Any]]) -> dict[str, str]:
-    return {
-        step["known"]: f"{step['time_constants']:.4g} time constants, {step['ratio']:.4g} × plan" for step in ladder
-    }
+    return {step["known"]: f"{step['time_constants']:.4g} = {step['ratio']:.4g} × plan" for step in ladder}
 
 
 def _answer(report: dict[str, Any]) -> dict[str, str]:
@@ -180,18 +178,14 @@ def _refinement(course: dict[str, Any]) -> dict[str, str]:
     floor = f"at most {course['rtol']:.3g}; rounding allows {course['least_rtol']:.2g}"
     # Minus one stands for a count that was not reached.
     plain_cg = [count for count in np.atleast_1d(course["plain_cg"]) if count >= 0]
-    others = (
-        f"plain conjugate gradients, without a device: {span(plain_cg)}"
-        if plain_cg
-        else "plain conjugate gradients: unknown"
-    )
+    needed = f": {span(plain_cg)}" if plain_cg else " do not get there"
     return {
         "wanted error": floor,
         "estimated error": error,
-        "runs of the device": f"{span(course['steps'])}, the last of them a test",
+        "runs of the device": f"{span(course['steps'])}, the last one a test",
         "contraction": f"{span(course['contraction'])} a step, {span(course['predicted_contraction'])} predicted for "
         "plain refinement",
-        "digital products": f"{span(course['matvecs'])} with A; {others}",
+        "digital products": f"{span(course['matvecs'])} with A; plain conjugate gradients, without a device" + needed,
         "device time": f"{span(device['time_constants'])} time constants = {_spell(device['seconds'])}",
         "by averaging": f"{span(direct['time_constants'])} time constants = {_spell(direct['seconds'])} after "
         "burn-in, to the wanted error",

@@ -84,8 +84,13 @@ class Solve:
         replicas: int = 1,
     ) -> "Solve":
         system = System.read(session, a, b, device)
-        promise = {"rtol": rtol, "budget": budget, "confidence": confidence, "replicas": replicas}
-        return cls(system, session.plan(lambda: tla.plan.solve(system.program, system.force, **promise)))
+
+        def plan() -> tla.Plan:
+            return tla.plan.solve(
+                *(system.program, system.force), rtol=rtol, budget=budget, confidence=confidence, replicas=replicas
+            )
+
+        return cls(system, session.plan(plan))
 
     @property
     def session(self) -> Session:

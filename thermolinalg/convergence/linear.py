@@ -210,6 +210,7 @@ def solve(
 
     Examples
     --------
+    >>> from thermolinalg.convergence import ConditionNumber
     >>> little = solve(ConditionNumber(100.0, dim=10), force=30.0).time(0.1)
     >>> more = solve(Eigenvalues(jnp.geomspace(0.01, 1.0, 10)), force=30.0).time(0.1)
     >>> little.level.name, more.level.name, bool(more.value < little.value)

@@ -171,6 +171,7 @@ def inv(A: Any, *, device: Device | None = None) -> Inverse:
 
     Examples
     --------
+    >>> from thermolinalg.convergence import Eigenvalues, Extremes
     >>> rough, sharp = Extremes(0.01, 1.0, 8), Eigenvalues(jnp.geomspace(0.01, 1.0, 8))
     >>> rough, sharp = (inv(known).time(0.1) for known in (rough, sharp))
     >>> bool(rough.value > sharp.value)

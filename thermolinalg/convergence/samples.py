@@ -159,6 +159,7 @@ def lyapunov(A: Any, Q: ArrayLike | None = None) -> Sampled:
     Examples
     --------
     >>> import jax.numpy as jnp
+    >>> from thermolinalg.convergence import Extremes
     >>> exact = lyapunov(jnp.array([[1.0, 0.5], [0.0, 2.0]]), jnp.eye(2)).time(0.1)
     >>> rough = lyapunov(Extremes(0.9, 2.1, 2)).time(0.1)
     >>> bool(rough.value > exact.value)
@@ -207,6 +208,7 @@ def expm(A: Any, t: Scalar = 1.0, *, shift: Scalar | None = None) -> Sampled:
     Examples
     --------
     >>> import jax.numpy as jnp
+    >>> from thermolinalg.convergence import Extremes
     >>> exact = expm(-jnp.diag(jnp.array([1.0, 2.0]))).time(0.1)
     >>> rough = expm(Extremes(1.0, 2.0, 2)).time(0.1)
     >>> bool(rough.value >= 0.99 * exact.value)

@@ -65,7 +65,7 @@ class SquaredError:
     def shifted(self, square: Scalar) -> "SquaredError":
         """The error with one more bias, of this square in units of the target, in a component without noise."""
         nothing = jnp.zeros((1, *self.weights.shape[1:]), self.weights.dtype)
-        more = nothing + jnp.asarray(square).astype(nothing.dtype)
+        more = jnp.broadcast_to(jnp.asarray(square).astype(nothing.dtype), nothing.shape)
         return SquaredError(
             jnp.concatenate([self.weights, nothing]),
             jnp.concatenate([self.counts, jnp.zeros_like(self.counts[:1])]),

@@ -15,8 +15,8 @@ def draw_runs(axes: "Axes", ends: ArrayLike, errors: ArrayLike, what: str, color
     """Errors of runs, shape (m, runs), at their ends (m,)."""
     count = np.shape(errors)[1]
     label = f"{what}measured, {count} runs each"
-    style = {"ms": 3.5, "mew": 0, "alpha": 0.75, "color": color, "label": label}
-    axes.plot(np.repeat(ends, count), np.ravel(errors), marker, **style)
+    ends, errors = np.repeat(ends, count), np.ravel(errors)
+    axes.plot(ends, errors, marker, ms=3.5, mew=0, alpha=0.75, color=color, label=label)
 
 
 def finish(axes: "Axes", title: str) -> None:
