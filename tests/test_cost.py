@@ -38,3 +38,9 @@ def test_other_verbs_move_other_numbers():
 def test_a_price_needs_a_size():
     with pytest.raises(ValueError, match="dim"):
         tla.cost(tla.Plan(0.0, 1.0), dim=0)
+
+
+def test_replicas_share_the_link():
+    one, three = (tla.cost(tla.Plan(5.0, 95.0, replicas=n), dim=100) for n in (1, 3))
+    assert (three.analog, three.program) == (one.analog, 3 * one.program)
+    assert three.total == pytest.approx(one.total + 2 * (one.program + one.load + one.read))

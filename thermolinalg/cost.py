@@ -58,7 +58,7 @@ def cost(
     Parameters
     ----------
     plan : Plan
-        Times; its ``clock`` turns them into time constants of the device.
+        Times; its ``clock`` turns them into time constants of the device, its ``replicas`` multiply the transfers.
     device : Device, optional
         For its time constant and link.
     dim, columns : int, >= 1
@@ -78,7 +78,8 @@ def cost(
 
     Notes
     -----
-    One physical array holds the whole matrix. Energy, converters and idle time are not priced.
+    One physical array holds the whole matrix. Replicas run at the same time, and share the link. Energy, converters and
+    idle time are not priced.
 
     Examples
     --------
@@ -92,7 +93,7 @@ def cost(
     if min(counts) < 0:
         raise ValueError(f"loaded and read must not be negative, got {loaded} and {read}")
     device = Device() if device is None else device
-    number = device.link.bits / device.link.rate
+    number = plan.replicas * device.link.bits / device.link.rate
     second = columns * device.time_constant * float(plan.clock)
     return Ledger(
         program=number * dim**2,

@@ -28,7 +28,8 @@ PLANETS: Array = np.array(
     ]
 )
 """Measured data, Mercury to Neptune: mass (1e24 kg), diameter (km), density (kg/m3), gravity (m/s2), escape velocity
-(km/s), distance from the Sun (1e6 km), orbital period (days) and velocity (km/s). Laws of nature tie the columns."""
+(km/s), distance from the Sun (1e6 km), orbital period (days) and velocity (km/s). Laws of nature tie the columns. The
+figures are those of NASA's Planetary Fact Sheet."""
 
 
 def covariance(rows: ArrayLike, nugget: float = NUGGET) -> Array:

@@ -1,12 +1,12 @@
 """Power laws: the exponent of an error against time, with its standard error."""
 
-from math import inf
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from thermolinalg.convergence import fit_exponents
 from thermolinalg.testing.assertions import FALSE_ALARM
 
 
@@ -41,13 +41,8 @@ def fit_slope(x: ArrayLike, y: ArrayLike, stderr: ArrayLike | None = None) -> Co
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.ndim != 1 or x.shape != y.shape or len(x) < 3 or not (x.min() > 0 and y.min() > 0 and np.ptp(x) > 0):
         raise ValueError(f"x and y must be positive vectors of one length, at least 3, got shapes {x.shape}, {y.shape}")
-    w = np.ones_like(y) if stderr is None else (y / np.asarray(stderr, float)) ** 2
-    u, v = (t - np.average(t, weights=w) for t in (np.log(x), np.log(y)))
-    precision = np.sum(w * u**2)
-    slope = np.sum(w * u * v) / precision
-    degrees = inf if stderr is not None else len(u) - 2
-    scatter = 1.0 if stderr is not None else np.sum((v - slope * u) ** 2) / degrees
-    return ConvergenceSlope(float(slope), float(np.sqrt(scatter / precision)), degrees)
+    law = fit_exponents(y, stderr=stderr, x=x)
+    return ConvergenceSlope(law.exponents["x"], law.stderr["x"], law.degrees)
 
 
 def assert_slope(
