@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.convergence.estimates import Estimator
+from thermolinalg.convergence.estimates import MachineEstimator
 from thermolinalg.convergence.knowledge import Eigenvalues, Knowledge, Level, level
 from thermolinalg.convergence.machines import device_of, factored, machine_of
 from thermolinalg.convergence.squared_error import SquaredError
@@ -20,7 +20,7 @@ from thermolinalg.simulators import Machine, Schedule
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class LogDeterminant(Estimator):
+class LogDeterminant(MachineEstimator):
     """Convergence of a log determinant by thermodynamic integration; made by :func:`logdet`.
 
     Attributes
@@ -31,7 +31,7 @@ class LogDeterminant(Estimator):
         The spectrum against the stiffness of the start.
     reference : Array, shape ()
         That stiffness.
-    known : Level
+    level : Level
     """
 
     norm: ClassVar[str] = "absolute error of the logarithm of the determinant"
@@ -39,15 +39,7 @@ class LogDeterminant(Estimator):
     machine: Machine
     modes: Modes
     reference: jax.Array
-    known: Level = field(metadata={"static": True})
-
-    @property
-    def level(self) -> Level:
-        return self.known
-
-    @property
-    def clock(self) -> jax.Array:
-        return self.machine.dynamics.clock(self.machine.operator.extremes()[2])
+    level: Level = field(metadata={"static": True})
 
     def law(self, schedule: Schedule) -> SquaredError:
         estimator, real = ThermodynamicIntegration(), self.reference.dtype
@@ -55,7 +47,7 @@ class LogDeterminant(Estimator):
         slowest = self._spacing(jnp.linspace(0.0, 1.0, 2, dtype=real))
         *_, positions, shares = estimator.predict(self.modes, jnp.maximum(duration / jnp.max(slowest), 1.0))
         samples = jnp.maximum(duration / jnp.sum(shares * self._spacing(positions)), 1e-6)
-        if self.known >= Level.SPECTRUM:
+        if self.level >= Level.SPECTRUM:
             variance, bias, *_ = estimator.predict(self.modes, samples)
             square = bias**2
         else:

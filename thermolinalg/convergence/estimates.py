@@ -14,7 +14,7 @@ from thermolinalg.convergence.search import bisect, least_error, least_time, qua
 from thermolinalg.convergence.squared_error import SquaredError, Tail, four_moments
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
-from thermolinalg.simulators import Schedule
+from thermolinalg.simulators import Machine, Schedule
 
 
 @jax.tree_util.register_dataclass
@@ -50,14 +50,18 @@ class Estimate:
 
 
 class Estimator(ABC):
-    """The convergence of one primitive on one device, for what is known of its problem."""
+    """The convergence of one primitive on one device, for what is known of its problem.
+
+    Attributes
+    ----------
+    norm : str
+        The norm of its errors, and what they are relative to.
+    level : Level
+        How much is known.
+    """
 
     norm: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def level(self) -> Level:
-        """How much is known."""
+    level: Level
 
     @property
     @abstractmethod
@@ -147,6 +151,16 @@ class Estimator(ABC):
                 "the dtype"
             )
         return Estimate(value, schedule, self.clock, self.level, self.norm, method)
+
+
+class MachineEstimator(Estimator):
+    """The convergence of a reading of modes with known rates."""
+
+    machine: Machine
+
+    @property
+    def clock(self) -> jax.Array:
+        return self.machine.dynamics.clock(self.machine.operator.extremes()[2])
 
 
 @partial(jax.jit, static_argnames=("tail", "replicas"))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from thermolinalg.convergence.estimates import Estimator
+from thermolinalg.convergence.estimates import MachineEstimator
 from thermolinalg.convergence.knowledge import Eigenvalues, Knowledge, Level, as_known, check_length, level
 from thermolinalg.convergence.machines import between, device_of, factored, machine_of
 from thermolinalg.convergence.squared_error import SquaredError
@@ -105,7 +105,7 @@ class Unaligned:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Linear(Estimator):
+class Linear(MachineEstimator):
     """Convergence of a linear solve; made by :func:`solve`.
 
     Attributes
@@ -113,22 +113,14 @@ class Linear(Estimator):
     machine : Machine
         Dynamics and temperature, on what is known of the operator.
     problem : Problem or Unaligned
-    known : Level
+    level : Level
     """
 
     norm: ClassVar[str] = "2-norm, relative to the length of the answer"
 
     machine: Machine
     problem: Problem | Unaligned
-    known: Level = field(metadata={"static": True})
-
-    @property
-    def level(self) -> Level:
-        return self.known
-
-    @property
-    def clock(self) -> jax.Array:
-        return self.machine.dynamics.clock(self.machine.operator.extremes()[2])
+    level: Level = field(metadata={"static": True})
 
     def law(self, schedule: Schedule) -> SquaredError:
         return self.problem.law(self.machine, schedule)

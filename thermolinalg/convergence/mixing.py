@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.convergence.estimates import Estimator
+from thermolinalg.convergence.estimates import MachineEstimator
 from thermolinalg.convergence.knowledge import Eigenvalues, Level, as_known, level
 from thermolinalg.convergence.machines import between, device_of, machine_of
 from thermolinalg.convergence.squared_error import SquaredError
@@ -18,7 +18,7 @@ from thermolinalg.simulators import Machine, Schedule
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Mixing(Estimator):
+class Mixing(MachineEstimator):
     """Convergence of the law of a state to the stationary one, from a point; made by :func:`gaussian`.
 
     Attributes
@@ -27,7 +27,7 @@ class Mixing(Estimator):
         Dynamics, on what is known of the operator.
     rates, counts : Array, shape (n,)
         Eigenvalues, and how many unknowns each stands for.
-    known : Level
+    level : Level
     """
 
     norm: ClassVar[str] = "spectral norm of the covariance, relative to the stationary one mode by mode"
@@ -35,15 +35,7 @@ class Mixing(Estimator):
     machine: Machine
     rates: jax.Array
     counts: jax.Array
-    known: Level = field(metadata={"static": True})
-
-    @property
-    def level(self) -> Level:
-        return self.known
-
-    @property
-    def clock(self) -> jax.Array:
-        return self.machine.dynamics.clock(self.machine.operator.extremes()[2])
+    level: Level = field(metadata={"static": True})
 
     def law(self, schedule: Schedule) -> SquaredError:
         # No noise in a covariance: what is left of the start is certain. All of the time is burn-in.

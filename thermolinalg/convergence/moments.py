@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.convergence.estimates import Estimator
+from thermolinalg.convergence.estimates import MachineEstimator
 from thermolinalg.convergence.knowledge import Eigenvalues, Knowledge, Level, level
 from thermolinalg.convergence.machines import between, device_of, factored, machine_of
 from thermolinalg.convergence.squared_error import SquaredError
@@ -94,7 +94,7 @@ class Covariance:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Inverse(Estimator):
+class Inverse(MachineEstimator):
     """Convergence of an inverse; made by :func:`inv`.
 
     Attributes
@@ -103,26 +103,18 @@ class Inverse(Estimator):
         Dynamics, on what is known of the operator.
     problem : Covariance
         With all modes at the smallest eigenvalue where only the extremes are known.
-    known : Level
+    level : Level
     """
 
     norm: ClassVar[str] = "Frobenius norm, relative to that of the inverse"
 
     machine: Machine
     problem: Covariance
-    known: Level = field(metadata={"static": True})
-
-    @property
-    def level(self) -> Level:
-        return self.known
-
-    @property
-    def clock(self) -> jax.Array:
-        return self.machine.dynamics.clock(self.machine.operator.extremes()[2])
+    level: Level = field(metadata={"static": True})
 
     def law(self, schedule: Schedule) -> SquaredError:
         law = self.problem.law(self.machine, schedule)
-        if self.known >= Level.SPECTRUM:
+        if self.level >= Level.SPECTRUM:
             return law
         # One mode may have all of the error, which gives an entry the largest variance, or all modes may share it,
         # which gives the largest mean. A chi-square with both has larger cumulants than any spectrum.

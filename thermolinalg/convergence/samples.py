@@ -89,7 +89,7 @@ class Sampled(Estimator):
         Time between the two states of a pair, zero without.
     fastest : Array, shape ()
         Rate of the fastest mode.
-    known : Level
+    level : Level
     """
 
     norm: ClassVar[str] = "Frobenius norm, relative to that of the answer"
@@ -98,11 +98,7 @@ class Sampled(Estimator):
     pace: jax.Array
     lag: jax.Array
     fastest: jax.Array
-    known: Level = field(metadata={"static": True})
-
-    @property
-    def level(self) -> Level:
-        return self.known
+    level: Level = field(metadata={"static": True})
 
     @property
     def clock(self) -> jax.Array:

@@ -48,7 +48,8 @@ def solve(
         The ideal overdamped device at beta = 1 by default.
     guaranteed : bool
         Use a rigorous upper bound on the tail of the error (Laurent-Massart) in place of the four-moment match. The
-        averaging then takes up to 2.7 times longer: that much for one slow mode, less the more modes share the error.
+        averaging then takes up to 2.7 times longer at confidence 0.95, more at lower ones: that much for one slow mode,
+        less the more modes share the error.
     samples : int, optional
         Read so many equally spaced samples in place of a continuous average, as where each costs a conversion.
     replicas : int, >= 1
