@@ -166,9 +166,9 @@ def test_the_history_is_that_of_true_residuals():
     assert np.all(np.isnan(history[runs:]))
     true = np.linalg.norm(np.asarray(b - A @ out.value)) / np.linalg.norm(b)
     np.testing.assert_allclose(history[runs - 1], true, rtol=1e-12)
-    # One run tests, and one more where the first test saw a residual that was updated: all others took one product.
-    assert int(out.stats["matvecs"]) == runs - 1
-    moves = runs - 2
+    # The last run tests, and one product confirms the residual that it was given: all others took one product, too.
+    assert int(out.stats["matvecs"]) == runs
+    moves = runs - 1
     np.testing.assert_allclose(out.stats["contraction"], history[runs - 1] ** (1 / moves), rtol=1e-9)
 
 
@@ -418,8 +418,8 @@ def test_a_rule_of_ones_own():
     for out in (slow, quick):
         assert error(out.unwrap(), x) < 1.5e-6
     np.testing.assert_allclose(slow.stats["contraction"], 0.5, atol=0.05)
-    # Two products in each update, and one for the true residual: the last two runs only test.
-    assert int(quick.stats["matvecs"]) == 2 * (int(quick.stats["steps"]) - 2) + 1
+    # Two products in each update, and one for the true residual: the last run only tests.
+    assert int(quick.stats["matvecs"]) == 2 * (int(quick.stats["steps"]) - 1) + 1
 
 
 BAD = {

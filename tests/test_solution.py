@@ -124,3 +124,13 @@ def test_other_levels_are_refused(solved, detail):
 def test_there_is_no_explanation_inside_jit(solved):
     with pytest.raises(ValueError, match="jit"):
         jax.jit(lambda s: len(s.explain()))(solved)
+
+
+def test_refinements_and_replicas_explain_themselves():
+    A, b = jnp.diag(jnp.array([1.0, 2.0])), jnp.ones(2)
+    refined = tla.refine.solve(A, b, key=jax.random.key(0), rtol=1e-6)
+    assert "refined" in refined.explain()
+    assert "plain conjugate gradients need" in refined.explain(3)
+    averaged = tla.solve(A, b, key=jax.random.key(0), plan=tla.Plan(10.0, 100.0, replicas=3))
+    assert "3 such runs" in averaged.explain(2)
+    assert "such runs" not in averaged.explain(1)

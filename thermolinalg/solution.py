@@ -183,6 +183,19 @@ _MEANINGS = {
     "mean": "mean of the samples",
     "state": "end state, from which a run continues",
     "overlap": "how far samples repeat each other, for certify_inv",
+    "steps": "runs of the device, or steps of an iteration",
+    "matvecs": "digital products with A",
+    "products": "digital products of two matrices",
+    "plain_cg": "products with A that plain conjugate gradients need to come as close, without a device; -1: not reached",
+    "direct_time": "natural units of device time in which averaging alone would come as close",
+    "contraction": "factor by which a step shrank the residual, geometric mean",
+    "predicted_contraction": "what plain refinement was predicted to do, root mean square",
+    "residuals": "relative residuals that the runs were given",
+    "history": "relative increments of the iteration",
+    "initial": "spectral radius that the iteration started from",
+    "predicted": "what theory says of the start, or of the number of steps",
+    "weight": "time that the ends of the run count for",
+    "gain": "mean square error of the plain average over that of this one",
 }
 
 
@@ -223,6 +236,8 @@ def _plan(plan: Any) -> list[str]:
         lines.append(
             f"Plan: burn-in for {_number(burn_in)}, then {what} over {_number(duration)} natural units of time."
         )
+    if getattr(plan, "replicas", 1) > 1:
+        lines.append(f"{plan.replicas} such runs, side by side, were averaged.")
     if rtol is not None and confidence is not None:
         lines.append(
             f"Promise: a relative error of at most {_number(rtol)} in a fraction {_number(confidence)} of runs."

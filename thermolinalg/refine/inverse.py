@@ -213,7 +213,8 @@ def _inv(operator: Operator, rough: Solution, plan: Plan, rtol: Scalar, least: j
         "direct_time": direct,
         **{name: rough.stats[name] for name in ("plan", "time_constants", "effective_samples", "spectrum")},
     }
-    return Solution(implicit_inverse(operator, end.value), stderr, flags.astype(jnp.int32), stats)
+    method = "The inverse is a covariance of the device, made exact by Newton-Schulz steps."
+    return Solution(implicit_inverse(operator, end.value), stderr, flags.astype(jnp.int32), stats, method)
 
 
 def extremes(matrix: jax.Array, C: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -149,7 +149,8 @@ def _plain(operator, force, target, rtol, max_steps, shape):
     count = reached(search)
     flags = jnp.where(jnp.all(count >= 0), 0, int(Status.NOT_CONVERGED)).astype(jnp.int32)
     stderr = jnp.broadcast_to(apart[None], force.shape).reshape(shape)
-    return Solution(search.value.reshape(shape), stderr, flags, {"matvecs": count.reshape(shape[1:])})
+    method = "The solution is that of plain conjugate gradients, without a device."
+    return Solution(search.value.reshape(shape), stderr, flags, {"matvecs": count.reshape(shape[1:])}, method)
 
 
 def plain_search(operator: Operator, force: jax.Array, target: jax.Array, rtol: Scalar, max_steps: Scalar) -> _Search:
@@ -279,7 +280,8 @@ def _pcg(operator, force, inverse, effective, rtol, max_steps, shape):
     matvecs = search.steps + search.restarts + 1
     stats = {"matvecs": matvecs.reshape(columns), "plain_cg": floor.reshape(columns), "predicted": predicted}
     stderr = jnp.broadcast_to(error[None], force.shape).reshape(shape)
-    return Solution(value.reshape(shape), stderr, flags.astype(jnp.int32), stats)
+    method = "The solution is that of conjugate gradients with a sampled inverse as the preconditioner."
+    return Solution(value.reshape(shape), stderr, flags.astype(jnp.int32), stats, method)
 
 
 def _limit(operator: Operator, max_steps: int | None) -> int:
