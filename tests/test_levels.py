@@ -75,6 +75,14 @@ def test_the_extremes_stand_for_all_that_lies_between(rates, seed):
         )
 
 
+def test_complex_unknowns_count_twice():
+    A, b, x = system(d=4, kappa=5.0, dtype=np.complex128)
+    length = float(np.linalg.norm(x))
+    full, known = tla.convergence.solve(A, b), tla.convergence.solve(A, length=length)
+    schedule = tla.Schedule(100.0, 50.0)
+    np.testing.assert_allclose(known.law(schedule).cumulants[0, 0], full.law(schedule).cumulants[0, 0], rtol=1e-9)
+
+
 def test_the_condition_number_is_in_time_constants(problem):
     A, *_ = problem
     rates = jnp.linalg.eigvalsh(A)

@@ -33,7 +33,7 @@ class ConditionNumber:
     ----------
     kappa : float, >= 1
     dim : int, >= 1
-        Number of unknowns.
+        Number of unknowns; a complex one counts as two.
     """
 
     kappa: Scalar
@@ -60,7 +60,7 @@ class Extremes:
     ----------
     minimum, maximum : float, > 0
     dim : int, >= 1
-        Number of unknowns.
+        Number of unknowns; a complex one counts as two.
     """
 
     minimum: Scalar
@@ -90,7 +90,7 @@ class Eigenvalues:
     rates : array, shape (n,), > 0
         Eigenvalues.
     counts : array, shape (n,), optional
-        How many unknowns each stands for; one by default.
+        How many unknowns each stands for; one by default. A complex one counts as two.
     """
 
     rates: jax.Array
@@ -105,7 +105,7 @@ class Eigenvalues:
         """Return the spectrum of an array, operator, SciPy sparse or lineax operator; a survey if it is matrix-free."""
         operator = as_operator(A).factor()
         rates, counts, _ = operator.measure(jnp.zeros((operator.dim, 0), operator.dtype))
-        return cls(rates, counts / operator.components)
+        return cls(rates, counts)
 
     @property
     def extremes(self) -> tuple[jax.Array, jax.Array]:
