@@ -186,7 +186,7 @@ _MEANINGS = {
     "steps": "runs of the device, or steps of an iteration",
     "matvecs": "digital products with A",
     "products": "digital products of two matrices",
-    "plain_cg": "products with A that plain conjugate gradients need to come as close, without a device; -1: not reached",
+    "plain_cg": "products that plain conjugate gradients need to come as close, without a device; -1: not reached",
     "direct_time": "natural units of device time in which averaging alone would come as close",
     "contraction": "factor by which a step shrank the residual, geometric mean",
     "predicted_contraction": "what plain refinement was predicted to do, root mean square",

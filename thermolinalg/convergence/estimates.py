@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thermolinalg.convergence.inversion import imhof
 from thermolinalg.convergence.knowledge import Level
 from thermolinalg.convergence.search import bisect, least_error, least_time, quantile
-from thermolinalg.convergence.squared_error import SquaredError, Tail, four_moments
+from thermolinalg.convergence.squared_error import SquaredError, Tail
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.simulators import Machine, Schedule
@@ -80,11 +81,15 @@ class Estimator(ABC):
     def textbook(self, rtol: jax.Array, confidence: jax.Array) -> Schedule:
         """Times by textbook bounds: a logarithm of burn-in, and Markov's inequality for the average."""
 
+    def sharpest(self) -> Tail:
+        """The tail that is used unless another is asked for."""
+        return imhof
+
     def time(
         self,
         rtol: Scalar,
         confidence: Scalar = 0.95,
-        tail: Tail = four_moments,
+        tail: Tail | None = None,
         *,
         samples: Scalar | None = None,
         replicas: int = 1,
@@ -97,8 +102,10 @@ class Estimator(ABC):
             Error, in the norm that the result names.
         confidence : float, in (0, 1)
             Fraction of runs that keep to it.
-        tail : Tail
-            How sharp: :func:`four_moments`, :func:`laurent_massart` (guaranteed), :func:`markov` or :func:`imhof`.
+        tail : Tail, optional
+            How sharp: :func:`imhof`, :func:`four_moments`, :func:`laurent_massart` (guaranteed) or :func:`markov`. By
+            default the sharpest that is worth it: exact for a solve, four moments for covariances, of whose law no more
+            is known.
         samples : int, optional
             Number of equally spaced samples in place of a continuous reading.
         replicas : int, >= 1
@@ -110,6 +117,7 @@ class Estimator(ABC):
             If a number is out of range, or no finite time is enough.
         """
         check_positive_numbers(rtol=rtol, confidence=confidence, samples=samples, replicas=replicas)
+        tail = self.sharpest() if tail is None else tail
         schedule = _time(self, rtol, confidence, tail, samples, replicas)
         return self._estimate(schedule.burn_in + schedule.duration, schedule, tail.__name__)
 
@@ -117,19 +125,21 @@ class Estimator(ABC):
         self,
         time: Scalar,
         confidence: Scalar = 0.95,
-        tail: Tail = four_moments,
+        tail: Tail | None = None,
         *,
         samples: Scalar | None = None,
         replicas: int = 1,
     ) -> Estimate:
         """Least error that a fraction `confidence` of runs of this total time keeps to, over the split of the time."""
         check_positive_numbers(time=time, confidence=confidence, samples=samples, replicas=replicas)
+        tail = self.sharpest() if tail is None else tail
         value, schedule = _error(self, time, confidence, tail, samples, replicas)
         return self._estimate(value, schedule, tail.__name__)
 
-    def error_of(self, schedule: Schedule, confidence: Scalar = 0.95, tail: Tail = four_moments) -> Estimate:
+    def error_of(self, schedule: Schedule, confidence: Scalar = 0.95, tail: Tail | None = None) -> Estimate:
         """Error that a fraction `confidence` of runs with these times keeps to."""
         check_positive_numbers(confidence=confidence)
+        tail = self.sharpest() if tail is None else tail
         return self._estimate(_error_of(self, schedule, confidence, tail), schedule, tail.__name__)
 
     def textbook_time(self, rtol: Scalar, confidence: Scalar = 0.95) -> Estimate:

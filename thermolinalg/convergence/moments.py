@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from thermolinalg.convergence.estimates import MachineEstimator
 from thermolinalg.convergence.knowledge import Eigenvalues, Knowledge, Level, level
 from thermolinalg.convergence.machines import between, device_of, factored, machine_of
-from thermolinalg.convergence.squared_error import SquaredError
+from thermolinalg.convergence.squared_error import SquaredError, Tail, four_moments
 from thermolinalg.covariances import overlap, shortfall
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.simulators import Machine, Schedule
@@ -111,6 +111,9 @@ class Inverse(MachineEstimator):
     machine: Machine
     problem: Covariance
     level: Level = field(metadata={"static": True})
+
+    def sharpest(self) -> Tail:
+        return four_moments
 
     def law(self, schedule: Schedule) -> SquaredError:
         law = self.problem.law(self.machine, schedule)

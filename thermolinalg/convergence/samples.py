@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from thermolinalg.convergence.estimates import Estimator
 from thermolinalg.convergence.knowledge import Eigenvalues, Knowledge, Level, level
-from thermolinalg.convergence.squared_error import SquaredError
+from thermolinalg.convergence.squared_error import SquaredError, Tail, four_moments
 from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.drifts import settling_time
 from thermolinalg.encodings import Encoded, exponential, stationary
@@ -103,6 +103,9 @@ class Sampled(Estimator):
     @property
     def clock(self) -> jax.Array:
         return self.fastest
+
+    def sharpest(self) -> Tail:
+        return four_moments
 
     @property
     def spacing(self) -> jax.Array:
@@ -247,4 +250,6 @@ def encoded_samples(encoded: Encoded) -> Sampled:
         known = Level.SPECTRUM
     # As slow as a process that forgets at a constant rate and has forgotten as much by the time a sample is taken.
     settled = settling_time(encoded.drift, spread, jnp.sqrt(jnp.asarray(FORGOTTEN, dtype)))
+    # Where nothing moves, nothing has to be forgotten.
+    settled = jnp.where(settled > 0, settled, 1 / encoded.clock)
     return Sampled(samples, log(1 / FORGOTTEN) / (2 * settled), lag, encoded.clock, known)

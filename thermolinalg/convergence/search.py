@@ -59,7 +59,7 @@ def least_time(
     best, total = jax.lax.fori_loop(0, 3, refine, (jnp.zeros((), longest.dtype), longest))
     # A rough tail may have taken a time for long enough that is not, most of all where hardly anything is asked.
     longer = jnp.where(keeps(total * 2, best, tail), total * 2, longest)
-    total = least(best, total / 2, longer, 24, tail)
+    total = least(best, total / 2, longer, 16, tail)
     # The four-moment match is optimistic by up to half a per cent of the time; it is added back here.
     return _split(1.005 * total if tail is four_moments else total, best, clock, samples)
 

@@ -120,7 +120,7 @@ Tail = Callable[[SquaredError, Scalar], jax.Array]
 
 
 def four_moments(error: SquaredError, confidence: Scalar) -> jax.Array:
-    """Whether the error keeps to its target, by :meth:`SquaredError.exceedance`: sharp, no bound."""
+    """Whether the error keeps to its target, by :meth:`SquaredError.exceedance`: close at 0.9 and above, no bound."""
     return error.exceedance() <= _level(error, confidence)
 
 

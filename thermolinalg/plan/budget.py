@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thermolinalg.convergence import Estimate, Estimator, Tail, four_moments, laurent_massart
+from thermolinalg.convergence import Estimate, Estimator, laurent_massart
 from thermolinalg.device import Device
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
@@ -68,7 +68,7 @@ def choose(
     """Times of the run for an error, or the best that a budget buys; and the error."""
     if rtol is not None and budget is not None:
         raise ValueError("give rtol or a budget, not both: the one is what the other buys")
-    tail: Tail = laurent_massart if guaranteed else four_moments
+    tail = laurent_massart if guaranteed else None
     if budget is None:
         assert rtol is not None
         return estimator.time(rtol, confidence, tail, samples=samples, replicas=replicas), rtol

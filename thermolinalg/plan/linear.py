@@ -47,7 +47,7 @@ def solve(
     device : Device, optional
         The ideal overdamped device at beta = 1 by default.
     guaranteed : bool
-        Use a rigorous upper bound on the tail of the error (Laurent-Massart) in place of the four-moment match. The
+        Use a rigorous upper bound on the tail of the error (Laurent-Massart) in place of its numerical inversion. The
         averaging then takes up to 2.7 times longer at confidence 0.95, more at lower ones: that much for one slow mode,
         less the more modes share the error.
     samples : int, optional
