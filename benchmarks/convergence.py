@@ -6,7 +6,6 @@ Everything is in float64, and in natural units: the largest eigenvalue of a made
 refinement.py. Matrices of pyamg are left out where it is not installed, and the table says so.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from refinement import matrices, refinement
 from solve import overdamped, underdamped
-from timing import goal, show, write
+from timing import goal, run_parts, show
 
 import thermolinalg as tla
 from thermolinalg import convergence
@@ -326,25 +325,5 @@ def _inverses(
 PARTS = {"levels": levels, "inverse": inverse, "refine": refinement, "matrices": matrices}
 
 
-def main() -> None:
-    """Run the parts asked for, print their tables, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a quick check")
-    parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
-    parser.add_argument("--only", choices=PARTS, help="one part of all")
-    arguments = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    # A quick check is all compilation.
-    jax.config.update("jax_disable_most_optimizations", arguments.smoke)
-    results = {}
-    for name, part in PARTS.items():
-        if arguments.only in (None, name):
-            results[name] = part(arguments.smoke)
-            if arguments.json:
-                write(arguments.json, {"smoke": arguments.smoke, **results})
-    goals = [{"goal": f"{part}: {n}"} | row for part, found in results.items() for n, row in found["goals"].items()]
-    show("Goals", goals)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

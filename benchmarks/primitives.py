@@ -6,7 +6,6 @@ Everything is in float64, jitted where a peer can be, and runs as called where i
 extra ``bench``; without it they are left out.
 """
 
-import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from timing import Timing, goal, installed, interleave, once, ratio, show, write
+from timing import Timing, goal, installed, interleave, once, ratio, run_parts, show
 
 import thermolinalg as tla
 
@@ -305,26 +304,5 @@ PARTS = {
 }
 
 
-def main() -> None:
-    """Run the parts asked for, print their tables, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a quick check")
-    parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
-    parser.add_argument("--only", choices=PARTS, help="one part of all")
-    arguments = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    # A quick check is all compilation.
-    jax.config.update("jax_disable_most_optimizations", arguments.smoke)
-    results = {}
-    for name, part in PARTS.items():
-        if arguments.only in (None, name):
-            results[name] = part(arguments.smoke)
-            if arguments.json:
-                write(arguments.json, {"smoke": arguments.smoke, **results})
-    goals = [{"goal": f"{part}: {n}"} | row for part, found in results.items() for n, row in found["goals"].items()]
-    if goals:
-        show("Goals", goals)
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

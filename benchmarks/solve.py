@@ -5,7 +5,6 @@
 Everything is in float64. The thermox rows need the extra ``bench``; without it they are left out and the table says so.
 """
 
-import argparse
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ import scipy.sparse as sparse
 from jax.scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import brentq
 from scipy.sparse.linalg import cg
-from timing import goal, installed, interleave, once, ratio, show, write
+from timing import goal, installed, interleave, once, ratio, run_parts, show
 
 import thermolinalg as tla
 
@@ -332,21 +331,5 @@ def underdamped(rates: np.ndarray, beta: float, burn_in: float, duration: float)
 PARTS = {"dense": dense, "sparse": sparse_systems, "plan": plans}
 
 
-def main() -> None:
-    """Run the parts asked for, print their tables, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a quick check")
-    parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
-    parser.add_argument("--only", choices=PARTS, help="one part of the three")
-    arguments = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    results = {name: part(arguments.smoke) for name, part in PARTS.items() if arguments.only in (None, name)}
-    goals = [{"goal": f"{part}: {n}"} | row for part, found in results.items() for n, row in found["goals"].items()]
-    if goals:
-        show("Goals", goals)
-    if arguments.json:
-        write(arguments.json, {"smoke": arguments.smoke, **results})
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

@@ -4,6 +4,7 @@ The callables take turns within one process, so that a busy machine slows all of
 within a round before their median is taken. Absolute times are worth less than ratios.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -116,6 +117,27 @@ def show(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> None:
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
     Console(width=160 if not os.isatty(1) else None).print(table)
+
+
+def run_parts(parts: Mapping[str, Callable[[bool], Mapping[str, Any]]], description: str | None) -> None:
+    """Run the parts of a benchmark that the command line asks for, print their goals, and write the numbers."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for a quick check")
+    parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
+    parser.add_argument("--only", choices=parts, help="one part of all")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    # A quick check is all compilation.
+    jax.config.update("jax_disable_most_optimizations", arguments.smoke)
+    results = {}
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            results[name] = part(arguments.smoke)
+            if arguments.json:
+                write(arguments.json, {"smoke": arguments.smoke, **results})
+    goals = [{"goal": f"{part}: {n}"} | row for part, found in results.items() for n, row in found["goals"].items()]
+    if goals:
+        show("Goals", goals)
 
 
 def goal(value: float, *, at_most: float | None = None, at_least: float | None = None) -> dict[str, Any]:

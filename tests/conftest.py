@@ -9,6 +9,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,3 +28,12 @@ def _free_compiled_code():
     """Drop what a file has compiled: each executable holds memory maps, and a process may have only so many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file with a matrix of three unknowns."""
+    from shell import SMALL
+
+    np.save(tmp_path / "A.npy", SMALL)
+    return tmp_path / "A.npy"

@@ -9,31 +9,12 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from typer.testing import CliRunner
+from shell import SMALL, run, run_json
 
 import thermolinalg as tla
-from thermolinalg.cli import app
 from thermolinalg.files import read_matrix
 
 AIRFOIL = Path(__file__).parent / "data" / "airfoil.mtx.gz"
-SMALL = np.diag([1.0, 2.0, 4.0]) + 0.1
-
-
-def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
-
-
-def run_json(*arguments):
-    outcome = run(*arguments, "--json")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert outcome.stderr == ""
-    return json.loads(outcome.stdout)
-
-
-@pytest.fixture
-def small(tmp_path):
-    np.save(tmp_path / "A.npy", SMALL)
-    return tmp_path / "A.npy"
 
 
 def sparse_file(folder, shift):

@@ -1,38 +1,16 @@
 """Refinement and budgets at the command line, run in this process."""
 
-import json
-
 import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
-from typer.testing import CliRunner
+from shell import SMALL, run, run_json
 
-from thermolinalg.cli import app
 from thermolinalg.commands.linear import System
 from thermolinalg.commands.refinement import Refine
 from thermolinalg.commands.session import Operand
 from thermolinalg.convergence import ConditionNumber
 from thermolinalg.convergence import solve as convergence_of
-
-SMALL = np.diag([1.0, 2.0, 4.0]) + 0.1
-
-
-def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
-
-
-def run_json(*arguments):
-    outcome = run(*arguments, "--json")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert outcome.stderr == ""
-    return json.loads(outcome.stdout)
-
-
-@pytest.fixture
-def small(tmp_path):
-    np.save(tmp_path / "A.npy", SMALL)
-    return tmp_path / "A.npy"
 
 
 def exactly(matrix, vector):

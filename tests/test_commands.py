@@ -8,17 +8,11 @@ import scipy.io
 import scipy.linalg
 import scipy.sparse
 import scipy.stats
-from typer.testing import CliRunner
+from shell import SMALL, run
 
-from thermolinalg.cli import app
 from thermolinalg.report import show
 
-SMALL = np.diag([1.0, 2.0, 4.0]) + 0.1
 SLANTED = np.array([[1.0, 3.0, 0.0], [0.0, 2.0, 1.0], [0.0, -1.0, 1.0]])
-
-
-def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from problems import system
 from scipy.linalg import expm
 
 import thermolinalg as tla
-from thermolinalg.covariances import effective_samples, independent_stderr, inverse_stderr, overlap, shortfall
+from thermolinalg.covariances import independent_stderr, inverse_stderr, overlap, shortfall
 
 RATES = np.array([0.2, 0.7, 1.0, 2.5])
 TAU = 8 / 1.3
@@ -127,11 +127,10 @@ def test_many_close_samples_are_a_continuous_average(dynamics):
     assert errors[1] < max(errors[0] / 9, ACCURACY)
 
 
-def test_effective_samples_count_samples_that_are_far_apart(dynamics):
-    found = effective_samples(dynamics, jnp.asarray(RATES), 1e8, 50)
-    np.testing.assert_allclose(found, 50.0, rtol=1e-9)
-    close = effective_samples(dynamics, jnp.asarray(RATES), 1e-9, 50)
-    np.testing.assert_allclose(close, 1.0, rtol=1e-6)
+def test_the_overlap_counts_samples_that_are_far_apart(dynamics):
+    memory = dynamics.memory(jnp.asarray(RATES))
+    np.testing.assert_allclose(1 / np.mean(overlap(memory, memory, 1e8, 50)), 50.0, rtol=1e-9)
+    np.testing.assert_allclose(1 / np.mean(overlap(memory, memory, 1e-9, 50)), 1.0, rtol=1e-6)
 
 
 # Root mean square error of every entry

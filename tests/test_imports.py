@@ -14,8 +14,8 @@ PACKAGE = Path(tla.__file__).parent
 STORY = [
     *("relaxation", "solution"),
     *("operators.base", "operators.lanczos", "operators.modal", "operators.sparse", "operators.matrix_free"),
-    *("operators.convert", "operators", "spectrum", "laws", "transition", "paths", "conditioning", "process", "drifts"),
-    *("dynamics", "covariances", "draws", "simulators", "device", "encodings"),
+    *("operators.convert", "operators", "spectrum", "laws", "ranges", "transition", "paths", "conditioning"),
+    *("process", "drifts", "dynamics", "covariances", "draws", "simulators", "device", "encodings"),
     *("acceptance", "free_energy"),
     *("convergence.squared_error", "convergence.inversion", "convergence.knowledge", "convergence.search"),
     *("convergence.estimates", "convergence.machines", "convergence.linear", "convergence.moments"),

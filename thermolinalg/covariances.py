@@ -66,12 +66,6 @@ def shortfall(memory: Memory, burn_in: Scalar, duration: Scalar, samples: Scalar
     return jnp.sum(weight * jnp.exp(-rate * t0) * left, (0, 1)).real
 
 
-def effective_samples(dynamics: Dynamics, rates: jax.Array, duration: Scalar, samples: Scalar | None) -> jax.Array:
-    """Independent samples that would be as good, for the average entry of the whitened covariance."""
-    memory = dynamics.memory(rates)
-    return 1 / jnp.mean(overlap(memory, memory, duration, samples))
-
-
 def inverse_stderr(
     dynamics: Dynamics,
     rates: jax.Array,

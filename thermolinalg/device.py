@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from thermolinalg.dynamics import Dynamics, Overdamped, check_positive
+from thermolinalg.dynamics import Dynamics, Overdamped
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Dense, Operator, as_block, as_inexact, as_operator, is_concrete
+from thermolinalg.ranges import check_positive
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, Simulator, State
 from thermolinalg.solution import Status
 from thermolinalg.spectrum import Spectrum
@@ -156,6 +157,16 @@ def as_program(A: Any, device: Device | None) -> Program:
     if device is not None and device is not A.device:
         raise ValueError("A is a program, which brings its own device; leave out the argument device")
     return A
+
+
+def as_couplings(A: Any) -> Operator:
+    """Return the operator that a program was given, or anything else as an operator."""
+    return A.operator if isinstance(A, Program) else as_operator(A)
+
+
+def as_realised(A: Any) -> Operator:
+    """Return the operator of a program with all that it had computed, or anything else as an operator."""
+    return A.machine.operator if isinstance(A, Program) else as_operator(A)
 
 
 def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array) -> State | None:

@@ -5,20 +5,11 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from thermolinalg import laws
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import is_concrete
+from thermolinalg.ranges import check_positive
 from thermolinalg.spectrum import Spectrum
-
-
-def check_positive(**values: Scalar | None) -> None:
-    """Raise a ``ValueError`` that names the first value known not to be positive and finite."""
-    for name, value in values.items():
-        known = isinstance(value, int | float | np.ndarray | np.generic | jax.Array) and is_concrete(value)
-        if known and not (np.all(np.asarray(value) > 0) and np.all(np.isfinite(np.asarray(value)))):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 @jax.tree_util.register_dataclass

@@ -153,11 +153,8 @@ def _exponential(A: jax.Array, t: Scalar, shift: Scalar | None, simulator: Simul
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     top = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix + matrix.T) / 2)[-1]
     if shift is None:
-        # Samples are independent after a time of one over the margin, and noise grows with its exponential: 1/(2t)
-        # balances the two. Where t is zero, or far shorter than the process is fast, its own time will do.
         pace = jnp.linalg.norm(jax.lax.stop_gradient(matrix))
-        margin = jnp.where(lag > 0, jnp.minimum(0.5 / jnp.where(lag > 0, lag, 1.0), 10 * pace), pace)
-        chosen = top + jnp.where(pace > 0, margin, 1.0)
+        chosen = top + jnp.where(pace > 0, shift_margin(lag, pace), 1.0)
     else:
         chosen = jnp.asarray(shift).astype(matrix.dtype)
     drift = chosen * eye - matrix
@@ -166,6 +163,15 @@ def _exponential(A: jax.Array, t: Scalar, shift: Scalar | None, simulator: Simul
     clock = jnp.linalg.norm(jax.lax.stop_gradient(drift), 2)
     diffusion = (drift + drift.T) / components
     return Encoded(drift, diffusion, eye / components, lag, jnp.exp(chosen * lag), clock, flags, simulator, A.dtype)
+
+
+def shift_margin(lag: jax.Array, pace: jax.Array) -> jax.Array:
+    """By how much a shift that is not given exceeds the least, for a lag and a rate of the matrix.
+
+    Samples are independent after a time of one over the margin, and noise grows with its exponential: 1/(2 lag)
+    balances the two. Where the lag is zero, or far shorter than the process is fast, the time of the process will do.
+    """
+    return jnp.where(lag > 0, jnp.minimum(0.5 / jnp.where(lag > 0, lag, 1.0), 10 * pace), pace)
 
 
 def _rounding(dtype: jnp.dtype) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 from thermolinalg.acceptance import acceptance_ratio
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.ranges import check_whole
 from thermolinalg.solution import Status
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -291,12 +292,6 @@ class Jarzynski:
         flag = jnp.where(finite, flag, int(Status.INFINITE_VARIANCE)).astype(jnp.int32)
         start, taken = jnp.zeros(1, work.dtype), jnp.full(1, samples, jnp.int32)
         return Estimate(difference, variance, variance / 4, start, taken, flag)
-
-
-def check_whole(name: str, value: int, least: int) -> None:
-    """Raise a ``ValueError`` if a count is not a whole number, known before tracing, of at least this size."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, known before tracing, got {value!r}")
 
 
 @cache

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from thermolinalg.device import Program
-from thermolinalg.operators import Operator, as_block, as_inexact, as_operator, is_concrete
+from thermolinalg.device import as_couplings
+from thermolinalg.operators import Operator, as_block, as_inexact, is_concrete
 from thermolinalg.solution import Solution
 
 
 def as_system(A: Any, b: ArrayLike, x: Solution | ArrayLike) -> tuple[Operator, jax.Array, jax.Array, tuple[int, ...]]:
     """Return the operator, right-hand sides and answers as blocks (d, k), and the shape of one number for each."""
-    operator = A.operator if isinstance(A, Program) else as_operator(A)
+    operator = as_couplings(A)
     force = as_block(b, operator, "b")
     value = x.value if isinstance(x, Solution) else as_inexact(x, "x")
     answer = as_block(value, operator, "x")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from thermolinalg.certify.answers import as_system
-from thermolinalg.device import Program
-from thermolinalg.operators import Dense, Diagonal, Kronecker, LowRank, MatrixFree, Operator, as_operator
+from thermolinalg.device import as_realised
+from thermolinalg.operators import Dense, Diagonal, Kronecker, LowRank, MatrixFree, Operator
 from thermolinalg.operators.lanczos import tridiagonalise
 from thermolinalg.solution import Solution
 
@@ -101,7 +101,7 @@ def lowest_eigenvalue(A: Any) -> LowerBound:
     >>> bound.certain, 0.999 < float(bound.value) < 1.0
     (True, True)
     """
-    return _lowest(A.machine.operator if isinstance(A, Program) else as_operator(A))
+    return _lowest(as_realised(A))
 
 
 def forward_bound(A: Any, b: ArrayLike, x: Solution | ArrayLike) -> ForwardBound:
@@ -166,8 +166,7 @@ def forward_bound(A: Any, b: ArrayLike, x: Solution | ArrayLike) -> ForwardBound
     if isinstance(operator, MatrixFree):
         absolute = jnp.minimum(absolute, _radau(operator, residual, safe) + hidden / safe)
     else:
-        ready = operator if isinstance(operator, Dense) and operator.eigenvalues is not None else _ready(operator)
-        correction = ready.solve(residual)
+        correction = operator.ready().solve(residual)
         length = jnp.linalg.norm(correction, axis=0)
         left = jnp.linalg.norm(residual - operator.matmat(correction), axis=0) + slack * norm * length
         sharp = length + (left + hidden) / safe
@@ -233,10 +232,6 @@ def _lowest(operator: Operator) -> LowerBound:
         matrix = operator.matmat(jnp.eye(operator.dim, dtype=operator.dtype))
         return LowerBound(_validated(Dense(matrix)), False)
     return LowerBound(operator.factor().extremes()[0], False)
-
-
-def _ready(operator: Operator) -> Operator:
-    return operator.triangulate() if isinstance(operator, Dense) else operator.factor()
 
 
 def _gamma(operator: Operator, factor: int = 1) -> float:

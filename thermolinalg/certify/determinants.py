@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from thermolinalg.certify.bounds import lowest_eigenvalue, norm_bound
-from thermolinalg.device import Program
-from thermolinalg.operators import Dense, Diagonal, Kronecker, LowRank, Operator, as_inexact, as_operator
+from thermolinalg.device import as_realised
+from thermolinalg.operators import Dense, Diagonal, Kronecker, LowRank, Operator, as_inexact
 from thermolinalg.solution import Solution
 
 _QUANTILE = 2.5758293035489004
@@ -86,7 +86,7 @@ def certify_logdet(A: Any, L: Solution | ArrayLike, *, stderr: ArrayLike | None 
     >>> bool(certificate.passed), bool(certificate.lower <= jnp.log(5.0)), bool(jnp.log(5.0) <= certificate.upper)
     (True, True, True)
     """
-    operator = A.machine.operator if isinstance(A, Program) else as_operator(A)
+    operator = as_realised(A)
     real = jnp.finfo(operator.dtype).dtype
     value = (L.value if isinstance(L, Solution) else as_inexact(L, "L")).astype(real)
     if value.ndim != 0:

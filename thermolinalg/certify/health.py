@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from thermolinalg.certify.statistics import LEVEL, Check, two_sided_gamma, upper_f
-from thermolinalg.device import Program
-from thermolinalg.operators import Operator, as_block, as_operator, is_concrete
+from thermolinalg.device import Program, as_couplings
+from thermolinalg.operators import Operator, as_block, is_concrete
 from thermolinalg.plan import Plan
 from thermolinalg.simulators import Schedule, State
 
@@ -135,7 +135,7 @@ def health(program: Program, A: Any, b: ArrayLike, *, key: jax.Array, plan: Plan
         raise ValueError("the long-time law has no burn-in to test; write the program to a device with Law()")
     if plan.samples is not None and is_concrete(plan.samples) and np.any(np.asarray(plan.samples) % 2 != 0):
         raise ValueError(f"samples must be even, so that a run has two halves, got {plan.samples}")
-    operator = A.operator if isinstance(A, Program) else as_operator(A)
+    operator = as_couplings(A)
     force = as_block(b, operator, "b")
     if program.operator.dim != operator.dim or program.operator.dtype != operator.dtype:
         raise ValueError(

@@ -10,9 +10,8 @@ from jax.typing import ArrayLike
 
 from thermolinalg.certify.answers import as_matrix, check_samples
 from thermolinalg.certify.statistics import LEVEL, Check, two_sided_gamma, two_sided_skewed
-from thermolinalg.device import Program
+from thermolinalg.device import as_couplings
 from thermolinalg.drifts import as_drift
-from thermolinalg.operators import as_operator
 from thermolinalg.primitives.overlap import Overlap
 from thermolinalg.solution import Solution
 
@@ -123,7 +122,7 @@ def certify_inv(A: Any, C: Solution | ArrayLike, *, samples: ArrayLike | None = 
     >>> bool(certify_inv(A, C).passed), bool(certify_inv(1.5 * A, C).passed)
     (True, False)
     """
-    operator = A.operator if isinstance(A, Program) else as_operator(A)
+    operator = as_couplings(A)
     d, components = operator.dim, operator.components
     value = as_matrix(C, "C", d, operator.dtype)
     product = operator.matmat(value)

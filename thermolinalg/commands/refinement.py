@@ -10,13 +10,11 @@ import numpy as np
 import thermolinalg as tla
 from thermolinalg.commands.linear import System, relative
 from thermolinalg.commands.session import Session
-from thermolinalg.refine.rates import survey_of
+from thermolinalg.refine.rates import survey_of, tolerance
 from thermolinalg.report import attributes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_RTOL = 1e-10
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Refine:
             )
         system = System.read(session, a, b, device)
         plan = session.plan(lambda: tla.refine.plan(system.program, system.force))
-        least = float(survey_of(system.program).least_rtol())
-        return cls(system, plan, max(_RTOL, 10 * least) if rtol is None else rtol, least)
+        survey = survey_of(system.program)
+        return cls(system, plan, float(tolerance(rtol, survey)), float(survey.least_rtol()))
 
     @property
     def session(self) -> Session:

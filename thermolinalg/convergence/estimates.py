@@ -15,6 +15,7 @@ from thermolinalg.convergence.search import bisect, least_error, least_time, qua
 from thermolinalg.convergence.squared_error import SquaredError, Tail
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.ranges import check_count, check_fractions, check_positive, check_whole
 from thermolinalg.simulators import Machine, Schedule
 
 
@@ -116,7 +117,10 @@ class Estimator(ABC):
         ValueError
             If a number is out of range, or no finite time is enough.
         """
-        check_positive_numbers(rtol=rtol, confidence=confidence, samples=samples, replicas=replicas)
+        check_positive(rtol=rtol)
+        check_count(samples=samples)
+        check_fractions(confidence=confidence)
+        check_whole("replicas", replicas, 1)
         tail = self.sharpest() if tail is None else tail
         schedule = _time(self, rtol, confidence, tail, samples, replicas)
         return self._estimate(schedule.burn_in + schedule.duration, schedule, tail.__name__)
@@ -131,26 +135,31 @@ class Estimator(ABC):
         replicas: int = 1,
     ) -> Estimate:
         """Least error that a fraction `confidence` of runs of this total time keeps to, over the split of the time."""
-        check_positive_numbers(time=time, confidence=confidence, samples=samples, replicas=replicas)
+        check_positive(time=time)
+        check_count(samples=samples)
+        check_fractions(confidence=confidence)
+        check_whole("replicas", replicas, 1)
         tail = self.sharpest() if tail is None else tail
         value, schedule = _error(self, time, confidence, tail, samples, replicas)
         return self._estimate(value, schedule, tail.__name__)
 
     def error_of(self, schedule: Schedule, confidence: Scalar = 0.95, tail: Tail | None = None) -> Estimate:
         """Error that a fraction `confidence` of runs with these times keeps to."""
-        check_positive_numbers(confidence=confidence)
+        check_fractions(confidence=confidence)
         tail = self.sharpest() if tail is None else tail
         return self._estimate(_error_of(self, schedule, confidence, tail), schedule, tail.__name__)
 
     def textbook_time(self, rtol: Scalar, confidence: Scalar = 0.95) -> Estimate:
         """As :meth:`time`, by textbook bounds: closed forms that show how time grows, and are loose."""
-        check_positive_numbers(rtol=rtol, confidence=confidence)
+        check_positive(rtol=rtol)
+        check_fractions(confidence=confidence)
         schedule = _textbook(self, rtol, confidence)
         return self._estimate(schedule.burn_in + schedule.duration, schedule, "textbook")
 
     def textbook_error(self, time: Scalar, confidence: Scalar = 0.95) -> Estimate:
         """As :meth:`error`, by textbook bounds: the error for which they ask for this time."""
-        check_positive_numbers(time=time, confidence=confidence)
+        check_positive(time=time)
+        check_fractions(confidence=confidence)
         value = _textbook_error(self, time, confidence)
         return self._estimate(value, _textbook(self, value, confidence), "textbook")
 
@@ -218,16 +227,3 @@ def _textbook_error(estimator: Estimator, time: Scalar, confidence: Scalar) -> j
 
     tiny = jnp.asarray(1e-18, total.dtype)
     return bisect(enough, tiny, 1 / tiny, 60)
-
-
-def check_positive_numbers(**values: Scalar | None) -> None:
-    """Raise a ``ValueError`` that names the first value known to be out of range; a confidence is below one."""
-    for name, value in values.items():
-        if value is None or not is_concrete(value):
-            continue
-        found = np.asarray(value)
-        whole = name in ("samples", "replicas")
-        if not np.all((found > 0) & (found < (1 if name == "confidence" else np.inf))):
-            raise ValueError(f"{name} must be {'in (0, 1)' if name == 'confidence' else 'positive'}, got {value}")
-        if whole and not np.all((found == np.round(found)) & (found >= 1)):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value}")

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from thermolinalg.device import as_realised
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import as_inexact, as_operator, is_concrete
+from thermolinalg.operators import as_inexact, is_concrete
 
 
 class Level(IntEnum):
@@ -102,8 +103,8 @@ class Eigenvalues:
 
     @classmethod
     def of(cls, A: Any) -> "Eigenvalues":
-        """Return the spectrum of an array, operator, SciPy sparse or lineax operator; a survey if it is matrix-free."""
-        operator = as_operator(A).factor()
+        """Return the spectrum of an array, operator, sparse matrix or program; a survey if it is matrix-free."""
+        operator = as_realised(A).factor()
         rates, counts, _ = operator.measure(jnp.zeros((operator.dim, 0), operator.dtype))
         return cls(rates, counts)
 

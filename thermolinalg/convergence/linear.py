@@ -55,6 +55,16 @@ class Problem:
         scale = jnp.where(largest > 0, unit * relative, jnp.inf)
         return cls(nodes, counts, (rest / scale[None]) ** 2, largest * relative)
 
+    @property
+    def distance(self) -> jax.Array:
+        """Squared distance of the start from the answer, relative to the squared length of the answer; the largest."""
+        return jnp.max(jnp.sum(self.pull, 0))
+
+    @property
+    def scatter(self) -> jax.Array:
+        """The Frobenius norm of the inverse."""
+        return _scatter(self.nodes, self.counts)
+
     def law(self, machine: Machine, schedule: Schedule) -> SquaredError:
         """Law of the squared error, in units of the squared length of the answer; zero where the answer is."""
         law = machine.law(self.nodes, schedule)
@@ -84,6 +94,11 @@ class Unaligned:
     degrees: jax.Array
     length: jax.Array
 
+    @property
+    def distance(self) -> jax.Array:
+        """Squared distance of the start from the answer, relative to the squared length of the answer: from rest."""
+        return jnp.ones((), self.nodes.dtype)
+
     def law(self, machine: Machine, schedule: Schedule) -> SquaredError:
         """A squared error that is larger than the true one, cumulant by cumulant, wherever the answer lies."""
         law = machine.law(self.nodes, schedule)
@@ -97,7 +112,7 @@ class Unaligned:
 
     @property
     def scatter(self) -> jax.Array:
-        r"""The Frobenius norm of the inverse, or an upper bound."""
+        """The Frobenius norm of the inverse, or an upper bound."""
         if self.counts is None:
             return jnp.sqrt(self.degrees) / jnp.min(self.nodes)
         return _scatter(self.nodes, self.counts)
@@ -133,19 +148,14 @@ class Linear(MachineEstimator):
     def textbook(self, rtol: jax.Array, confidence: jax.Array) -> Schedule:
         # Half of the mean square that Markov's inequality allows goes to each, noise and what is left of the start.
         level = 1 - confidence
-        distance = jnp.ones((), rtol.dtype)
-        if isinstance(self.problem, Problem):
-            distance = jnp.max(jnp.sum(self.problem.pull, 0))
         slowest = jnp.min(self.machine.dynamics.relaxation(self.problem.nodes))
-        logarithm = jnp.log(jnp.maximum(2 * distance / level, rtol**2) / rtol**2)
+        logarithm = jnp.log(jnp.maximum(2 * self.problem.distance / level, rtol**2) / rtol**2)
         return Schedule(logarithm / (2 * slowest), 2 * self._averaging(rtol) / level)
 
     def _averaging(self, rtol: jax.Array) -> jax.Array:
         """Duration of an average whose mean square error is that of the target, for long times."""
         noise = jnp.asarray(self.machine.dynamics.noise(self.machine.beta)).astype(rtol.dtype)
-        problem = self.problem
-        scatter = problem.scatter if isinstance(problem, Unaligned) else _scatter(problem.nodes, problem.counts)
-        return jnp.max(noise * (scatter * _reciprocal(problem.length) / rtol) ** 2)
+        return jnp.max(noise * (self.problem.scatter * _reciprocal(self.problem.length) / rtol) ** 2)
 
 
 def solve(
@@ -215,7 +225,7 @@ def solve(
             raise ValueError("x0 needs b: the distance to the answer is not known otherwise")
         check_length("force", force)
         check_length("length", length)
-        known = as_known(A.operator if isinstance(A, Program) else A)
+        known = as_known(A)
         return _unaligned(known, force, length, device_of(A, device))
     if force is not None or length is not None or isinstance(A, Knowledge):
         raise ValueError("b says all: leave out force and length, and give the matrix itself")

@@ -11,7 +11,7 @@ from thermolinalg.convergence.knowledge import Eigenvalues, Level, as_known, lev
 from thermolinalg.convergence.machines import between, device_of, machine_of
 from thermolinalg.convergence.squared_error import SquaredError
 from thermolinalg.covariances import shortfall
-from thermolinalg.device import Device, Program
+from thermolinalg.device import Device
 from thermolinalg.laws import Scalar
 from thermolinalg.simulators import Machine, Schedule
 
@@ -96,7 +96,7 @@ def gaussian(A: Any, *, device: Device | None = None) -> Mixing:
     >>> round(float(samples.error(time=2.0).value), 3)
     0.018
     """
-    known = as_known(A.operator if isinstance(A, Program) else A)
+    known = as_known(A)
     if isinstance(known, Eigenvalues):
         rates, counts = known.measure()
     else:

@@ -13,7 +13,7 @@ from thermolinalg.convergence.knowledge import Eigenvalues, Knowledge, Level, le
 from thermolinalg.convergence.squared_error import SquaredError, Tail, four_moments
 from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.drifts import settling_time
-from thermolinalg.encodings import Encoded, exponential, stationary
+from thermolinalg.encodings import Encoded, exponential, shift_margin, stationary
 from thermolinalg.laws import Scalar
 from thermolinalg.simulators import Schedule
 
@@ -219,7 +219,7 @@ def expm(A: Any, t: Scalar = 1.0, *, shift: Scalar | None = None) -> Sampled:
         raise ValueError("shift is chosen from the spectrum; leave it out, or give the matrix itself")
     low, high = A.extremes
     lag = jnp.asarray(t).astype(low.dtype)
-    margin = jnp.where(lag > 0, jnp.minimum(0.5 / jnp.where(lag > 0, lag, 1.0), 10 * high), high)
+    margin = shift_margin(lag, high)
     if isinstance(A, Eigenvalues):
         rates, counts = A.measure()
         left = jnp.exp(-(rates - low + margin) * lag)

@@ -100,16 +100,11 @@ def quantile(error: SquaredError, confidence: Scalar, tail: Tail, halvings: int 
     high = 1.001 * mean / jnp.sqrt(level) + jnp.finfo(mean.dtype).tiny
     low = 1e-3 * mean * (1 - level) ** 2 + jnp.finfo(mean.dtype).tiny
 
-    def halve(_, ends):
-        middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
-        enough = tail(error.over(middle), confidence)
-        return jnp.where(enough, ends[0], middle), jnp.where(enough, middle, ends[1])
-
-    return jnp.max(jax.lax.fori_loop(0, halvings, halve, (low, 10 * high))[1])
+    return jnp.max(bisect(lambda target: tail(error.over(target), confidence), low, 10 * high, halvings))
 
 
 def bisect(good: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array, halvings: Scalar) -> jax.Array:
-    """Bisect the logarithm of a positive number between one too small and one that is `good`; return the latter."""
+    """Bisect the logarithm of positive numbers between one too small and one that is `good`; return the latter."""
 
     def halve(_, ends):
         middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])

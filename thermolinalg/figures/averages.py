@@ -72,8 +72,7 @@ def error_curve(
     Notes
     -----
     The prediction runs nothing: the squared error is a sum of independent squares, one for each eigenvalue, with
-    weights and biases in closed form, and quantiles are taken over 4000 draws of that sum. The match of four moments
-    that plans are made with has the same upper quantile, and a lower one that can be a tenth too large.
+    weights and biases in closed form, and quantiles are taken over 4000 draws of that sum, the same at every time.
     """
     force = as_block(b, program.operator, "b")
     check_curve(program.operator, force)

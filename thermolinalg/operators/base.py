@@ -57,6 +57,10 @@ class Operator(ABC):
     def factor(self) -> "Operator":
         """Return the same operator with everything that functions of it need computed once."""
 
+    def ready(self) -> "Operator":
+        """Return the same operator with everything that :meth:`solve` needs computed once, by the cheapest method."""
+        return self.factor()
+
     @abstractmethod
     def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
         r"""Apply a matrix of functions: output i is :math:`\sum_j f_{ij}(A) v_j`.

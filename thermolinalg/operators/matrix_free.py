@@ -83,6 +83,9 @@ class MatrixFree(Operator):
         nodes, counts, bounds, above = _survey(self)
         return replace(self, nodes=nodes, counts=counts, bounds=bounds, above=above)
 
+    def ready(self) -> "MatrixFree":
+        return self
+
     def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
         return combine(self.product, function, vectors, self.rtol, min(self.max_steps, 20 * self.size + 20))
 

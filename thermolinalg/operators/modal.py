@@ -61,6 +61,9 @@ class Dense(Modal):
         """Return the operator with its Cholesky factor, all that :meth:`solve` needs; not finite if not definite."""
         return self if self.triangle is not None else replace(self, triangle=_cholesky(self.matrix))
 
+    def ready(self) -> "Dense":
+        return self if self.eigenvalues is not None else self.triangulate()
+
     def matmat(self, block: jax.Array) -> jax.Array:
         return self.matrix @ block
 

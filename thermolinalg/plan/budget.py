@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from thermolinalg.convergence import Estimate, Estimator, laurent_massart
 from thermolinalg.device import Device
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.ranges import check_positive
 
 
 @jax.tree_util.register_dataclass
@@ -37,10 +37,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.seconds is None and self.joules is None:
             raise ValueError("a budget needs seconds or joules")
-        for name in ("seconds", "joules"):
-            value = getattr(self, name)
-            if value is not None and is_concrete(value) and not 0 < float(np.asarray(value)) < np.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
+        check_positive(seconds=self.seconds, joules=self.joules)
 
     def limit(self, device: Device, dim: int, replicas: int) -> Scalar:
         """Seconds that one of the replicas may run."""

@@ -6,7 +6,8 @@ from thermolinalg.convergence.moments import described
 from thermolinalg.device import Device, as_program
 from thermolinalg.laws import Scalar
 from thermolinalg.plan.budget import Budget, choose
-from thermolinalg.plan.times import Plan, check_found, check_fractions
+from thermolinalg.plan.times import Plan, check_found
+from thermolinalg.ranges import check_fractions
 
 
 def inv(

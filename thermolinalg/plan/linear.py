@@ -12,7 +12,8 @@ from thermolinalg.device import Device, as_program, as_start
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block
 from thermolinalg.plan.budget import Budget, choose
-from thermolinalg.plan.times import Plan, check_found, check_fractions
+from thermolinalg.plan.times import Plan, check_found
+from thermolinalg.ranges import check_fractions
 from thermolinalg.simulators import Schedule, State
 
 

@@ -10,7 +10,8 @@ from thermolinalg.device import Device
 from thermolinalg.encodings import Encoded, exponential, stationary
 from thermolinalg.laws import Scalar
 from thermolinalg.plan.budget import Budget, choose
-from thermolinalg.plan.times import Plan, check_found, check_fractions
+from thermolinalg.plan.times import Plan, check_found
+from thermolinalg.ranges import check_fractions
 
 
 def lyapunov(

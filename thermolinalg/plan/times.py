@@ -7,6 +7,7 @@ import numpy as np
 
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.ranges import check_count, check_whole
 from thermolinalg.simulators import Schedule
 
 
@@ -47,10 +48,7 @@ class Plan:
     replicas: int = field(default=1, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if isinstance(self.replicas, bool) or not isinstance(self.replicas, int | np.integer) or self.replicas < 1:
-            raise ValueError(
-                f"replicas must be a whole number of at least 1, known before tracing, got {self.replicas!r}"
-            )
+        check_whole("replicas", self.replicas, 1)
 
     @property
     def total(self) -> Scalar:
@@ -97,18 +95,8 @@ def check_plan(plan: Plan) -> Plan:
         value = np.asarray(getattr(plan, name))
         if not (np.all(np.isfinite(value)) and np.all(value >= 0)):
             raise ValueError(f"{name} must be finite and not negative, got {getattr(plan, name)}")
-    if plan.samples is not None:
-        samples = np.asarray(plan.samples)
-        if not np.all((samples >= 1) & (samples == np.round(samples))):
-            raise ValueError(f"samples must be a whole number of at least 1, got {plan.samples}")
+    check_count(samples=plan.samples)
     return plan
-
-
-def check_fractions(**values: Scalar | None) -> None:
-    """Raise a ``ValueError`` that names the first value known not to lie between 0 and 1."""
-    for name, value in values.items():
-        if value is not None and is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
-            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
 
 
 def check_found(plan: Plan) -> Plan:

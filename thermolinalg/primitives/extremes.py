@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.draws import white_noise
-from thermolinalg.dynamics import Overdamped, check_positive
+from thermolinalg.dynamics import Overdamped
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.ranges import check_positive
 from thermolinalg.simulators import Law, Schedule, State
 from thermolinalg.solution import Solution, Status
 

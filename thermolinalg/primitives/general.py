@@ -17,9 +17,9 @@ from thermolinalg.laws import Scalar
 from thermolinalg.operators import Dense, as_block, is_concrete
 from thermolinalg.paths import root
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.plan.times import check_fractions
 from thermolinalg.primitives.checks import check_answer
 from thermolinalg.primitives.methods import drawn
+from thermolinalg.ranges import check_fractions
 from thermolinalg.simulators import Law, State
 from thermolinalg.solution import Solution, Status
 from thermolinalg.transition import average, stable

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg import plan as planning
-from thermolinalg.covariances import effective_samples
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import DENSE_LIMIT, Dense, Modal, Operator, implicit_inverse, is_concrete
@@ -137,13 +136,12 @@ def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Sol
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
     operator = machine.operator
     if fixed.spectrum is None:
-        effective = schedule.replicas * jnp.asarray(schedule.samples).astype(reading.stderr.dtype)
-        overlap = Overlap.independent(effective, operator.dim)
+        samples = schedule.replicas * jnp.asarray(schedule.samples).astype(reading.stderr.dtype)
+        overlap = Overlap.independent(samples, operator.dim)
     else:
         assert isinstance(operator, Modal)
         overlap = Overlap.of(machine, operator.rates, schedule)
-        effective = effective_samples(machine.dynamics, operator.rates, schedule.duration, schedule.samples)
-        effective = schedule.replicas * effective
+    effective = operator.dim**2 / overlap.total
     flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
     # The mean of ratios that are all one is one up to rounding.
     few = effective < value.shape[0] * (1 - 1e-3)

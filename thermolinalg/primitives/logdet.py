@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.device import Device, as_program
-from thermolinalg.dynamics import Dynamics, check_positive
-from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration, check_whole
+from thermolinalg.dynamics import Dynamics
+from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import (
     Diagonal,
@@ -22,6 +22,7 @@ from thermolinalg.operators import (
     implicit_solve,
 )
 from thermolinalg.primitives.checks import check_answer
+from thermolinalg.ranges import check_positive, check_whole
 from thermolinalg.solution import Solution, Status
 from thermolinalg.spectrum import Spectrum
 

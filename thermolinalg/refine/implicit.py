@@ -2,7 +2,7 @@
 
 import jax
 
-from thermolinalg.operators import Dense, Operator, implicit_solve
+from thermolinalg.operators import Operator, implicit_solve
 
 
 @jax.custom_jvp
@@ -14,10 +14,4 @@ def follow(operator: Operator, value: jax.Array, residual: jax.Array) -> jax.Arr
 @follow.defjvp
 def _follow_jvp(primals, tangents):
     operator, value, _ = primals
-    solver = solvable(operator)
-    return value, implicit_solve(operator, tangents[2], solver.solve)
-
-
-def solvable(operator: Operator) -> Operator:
-    """The operator with what its digital ``solve`` needs."""
-    return operator.triangulate() if isinstance(operator, Dense) else operator.factor()
+    return value, implicit_solve(operator, tangents[2], operator.ready().solve)

@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from thermolinalg import primitives
 from thermolinalg.device import Device, as_program
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Dense, Operator, implicit_inverse, is_concrete
-from thermolinalg.plan import Plan, check_plan
-from thermolinalg.plan.times import check_fractions
-from thermolinalg.refine.rates import Survey, survey_of
+from thermolinalg.operators import Dense, Operator, implicit_inverse
+from thermolinalg.plan import Plan
+from thermolinalg.primitives.checks import check_answer
+from thermolinalg.refine.rates import Survey, survey_of, tolerance
 from thermolinalg.solution import Solution, Status
 
 LOOKS = 30
@@ -102,25 +101,14 @@ def inv(
     >>> bool(jnp.max(jnp.abs(X.value - jnp.array([[0.5, -0.25], [-0.25, 0.375]]))) < 1e-5), int(X.status)
     (True, 0)
     """
-    check_fractions(rtol=rtol)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     program = as_program(A, device)
     survey = survey_of(program)
-    least = survey.least_rtol()
-    if rtol is None:
-        rtol = jnp.maximum(jnp.asarray(1e-10, least.dtype), 10 * least)
-    if is_concrete(rtol, least) and float(np.asarray(rtol)) < float(least):
-        raise ValueError(
-            f"rtol = {float(np.asarray(rtol)):.1e} is below what rounding allows: with condition number "
-            f"{float(survey.spectrum.kappa):.1e} in {least.dtype.name} the least is {float(least):.1e}; raise rtol, "
-            "use a wider dtype, or scale A (thermolinalg.refine.unit_diagonal)"
-        )
+    rtol = tolerance(rtol, survey)
     rough = primitives.inv(program, key=key, plan=_rough(survey, program.operator.dim) if plan is None else plan)
-    answer = _inv(program.operator, rough, check_plan(rough.stats["plan"]), rtol, least, max_steps)
-    if is_concrete(answer.status) and int(answer.status) & Status.NOT_FINITE:
-        raise ValueError("the answer is not finite: the scale of A or the plan overflows its dtype; rescale them")
-    return answer
+    answer = _inv(program.operator, rough, rough.stats["plan"], rtol, survey.least_rtol(), max_steps)
+    return check_answer(answer, "A or the plan")
 
 
 def _rough(survey: Survey, dim: int) -> Plan:

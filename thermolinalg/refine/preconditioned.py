@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Operator, as_block, as_inexact, as_operator, is_concrete
 from thermolinalg.operators.base import Matmat
-from thermolinalg.plan.times import check_fractions
+from thermolinalg.ranges import check_fractions
 from thermolinalg.refine.implicit import follow
 from thermolinalg.refine.updates import inner
 from thermolinalg.solution import Solution, Status

@@ -14,7 +14,7 @@ from thermolinalg.device import Device, Program, as_program
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan
-from thermolinalg.plan.times import check_fractions
+from thermolinalg.ranges import check_fractions
 from thermolinalg.simulators import Machine, Schedule
 from thermolinalg.spectrum import Spectrum
 
@@ -170,10 +170,36 @@ def plan(A: Any, b: ArrayLike, *, device: Device | None = None, contraction: Sca
     check_fractions(contraction=contraction)
     program = as_program(A, device)
     force = as_block(b, program.operator, "b")
-    found = planned(survey_of(program), jnp.linalg.norm(force, axis=0), contraction)
-    if is_concrete(found) and not np.isfinite(found.total):
-        raise ValueError("no time was found that reaches the contraction: beta |b|^2 is too small for its dtype")
-    return found
+    return check_step(planned(survey_of(program), jnp.linalg.norm(force, axis=0), contraction))
+
+
+def check_step(step: Plan) -> Plan:
+    """Return the plan of a step; raise a ``ValueError`` if its times are known to be infinite."""
+    if is_concrete(step) and not np.isfinite(step.total):
+        raise ValueError("no time was found that reaches the contraction: the scale of b and beta overflows its dtype")
+    return step
+
+
+def tolerance(rtol: Scalar | None, survey: Survey) -> Scalar:
+    """Return the relative error to refine to: 1e-10 by default, or what rounding allows with a factor of ten to spare.
+
+    Raises
+    ------
+    ValueError
+        If it is known to be out of range, or below what rounding allows.
+    """
+    if rtol is None:
+        return jnp.maximum(jnp.asarray(1e-10, survey.nodes.dtype), 10 * survey.least_rtol())
+    check_fractions(rtol=rtol)
+    if is_concrete(rtol, survey):
+        least, dtype = float(survey.least_rtol()), survey.nodes.dtype
+        if not np.all(np.asarray(rtol) >= least):
+            raise ValueError(
+                f"rtol = {float(np.min(rtol)):.1e} is below what rounding allows: with condition number "
+                f"{float(survey.spectrum.kappa):.1e} and eps = {float(jnp.finfo(dtype).eps):.1e} ({dtype.name}) the "
+                f"least is {least:.1e}; raise rtol, use a wider dtype, or scale A (thermolinalg.refine.unit_diagonal)"
+            )
+    return rtol
 
 
 @jax.jit

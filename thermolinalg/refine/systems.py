@@ -6,18 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from thermolinalg.device import Device, Program, as_program
+from thermolinalg.device import Device, Program, as_couplings, as_program
 from thermolinalg.drifts import General
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Operator, as_block, as_operator, is_concrete
+from thermolinalg.operators import Operator, as_block
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.plan.times import check_fractions
+from thermolinalg.primitives.checks import check_answer
 from thermolinalg.refine.implicit import follow
 from thermolinalg.refine.preconditioned import plain_search, reached
-from thermolinalg.refine.rates import Survey, planned, predicted, survey_of
+from thermolinalg.refine.rates import Survey, check_step, planned, predicted, survey_of, tolerance
 from thermolinalg.refine.updates import Iterate, Update, flexible_cg
 from thermolinalg.solution import Solution, Status
 
@@ -132,7 +131,6 @@ def solve(
     >>> bool(jnp.max(jnp.abs(x.value - jnp.array([0.0, 0.5]))) < 1e-5), int(x.status)
     (True, 0)
     """
-    check_fractions(rtol=rtol)
     if isinstance(A, General) or isinstance(getattr(program, "operator", None), General):
         raise ValueError(
             "refinement needs a symmetric positive definite A, not a General matrix: solve its normal equations A* A x "
@@ -146,7 +144,7 @@ def solve(
         program = as_program(A, device)
         operator = program.operator
     else:
-        operator = A.operator if isinstance(A, Program) else as_operator(A)
+        operator = as_couplings(A)
         if program.operator.dim != operator.dim or program.operator.dtype != operator.dtype:
             raise ValueError(
                 f"the program must match A, of {operator.dim} unknowns in {operator.dtype}; it holds "
@@ -155,33 +153,11 @@ def solve(
     force = as_block(b, operator, "b")
     program = program if plan is None else program.side_by_side(plan.replicas)
     survey = survey_of(program)
-    if rtol is None:
-        rtol = jnp.maximum(jnp.asarray(1e-10, survey.nodes.dtype), 10 * survey.least_rtol())
-    _check_rtol(rtol, survey)
+    rtol = tolerance(rtol, survey)
     if plan is None:
-        plan = planned(survey, jnp.linalg.norm(jax.lax.stop_gradient(force), axis=0), 0.1)
-        _check_plan(plan)
+        plan = check_step(planned(survey, jnp.linalg.norm(jax.lax.stop_gradient(force), axis=0), 0.1))
     answer = _solve(operator, program, survey, force, key, rtol, check_plan(plan), jnp.shape(b), update, max_steps)
-    if is_concrete(answer.status) and int(answer.status) & Status.NOT_FINITE:
-        raise ValueError("the answer is not finite: the scale of A, b or the plan overflows its dtype; rescale them")
-    return answer
-
-
-def _check_rtol(rtol: Scalar, survey: Survey) -> None:
-    if not is_concrete(rtol, survey):
-        return
-    least, dtype = float(survey.least_rtol()), survey.nodes.dtype
-    if not np.all(np.asarray(rtol) >= least):
-        raise ValueError(
-            f"rtol = {float(np.min(rtol)):.1e} is below what rounding allows: with condition number "
-            f"{float(survey.spectrum.kappa):.1e} and eps = {float(jnp.finfo(dtype).eps):.1e} ({dtype.name}) the least "
-            f"is {least:.1e}; raise rtol, use a wider dtype, or scale A (thermolinalg.refine.unit_diagonal)"
-        )
-
-
-def _check_plan(plan: Plan) -> None:
-    if is_concrete(plan) and not np.isfinite(plan.total):
-        raise ValueError("no step was found that gains a digit: the scale of b and beta overflows its dtype")
+    return check_answer(answer, "A, b or the plan")
 
 
 @jax.tree_util.register_dataclass

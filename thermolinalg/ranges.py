@@ -1,0 +1,38 @@
+"""Numbers out of range, refused by name where they are known."""
+
+import jax
+import numpy as np
+
+from thermolinalg.laws import Scalar
+from thermolinalg.operators import is_concrete
+
+
+def check_positive(**values: Scalar | None) -> None:
+    """Raise a ``ValueError`` that names the first value known not to be positive and finite."""
+    for name, value in values.items():
+        known = isinstance(value, int | float | np.ndarray | np.generic | jax.Array) and is_concrete(value)
+        if known and not (np.all(np.asarray(value) > 0) and np.all(np.isfinite(np.asarray(value)))):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_fractions(**values: Scalar | None) -> None:
+    """Raise a ``ValueError`` that names the first value known not to lie between 0 and 1."""
+    for name, value in values.items():
+        if value is not None and is_concrete(value) and not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
+            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Raise a ``ValueError`` if a count is not a whole number, known before tracing, of at least this size."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, known before tracing, got {value!r}")
+
+
+def check_count(**values: Scalar | None) -> None:
+    """Raise a ``ValueError`` that names the first value known not to be a whole number of at least 1."""
+    for name, value in values.items():
+        if value is None or not is_concrete(value):
+            continue
+        found = np.asarray(value)
+        if not np.all((found >= 1) & (found == np.round(found)) & np.isfinite(found)):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
