@@ -1,0 +1,31 @@
+"""Stochastic differential equations: fast integrators of fixed step, with orders that are stated and measured."""
+
+from thermolinalg.sde.brownian import BrownianPath as BrownianPath
+from thermolinalg.sde.brownian import brownian_path as brownian_path
+from thermolinalg.sde.engine import accumulate as accumulate
+from thermolinalg.sde.engine import integrate as integrate
+from thermolinalg.sde.equations import Calculus as Calculus
+from thermolinalg.sde.equations import Equation as Equation
+from thermolinalg.sde.equations import Noise as Noise
+from thermolinalg.sde.equations import to_ito as to_ito
+from thermolinalg.sde.equations import to_stratonovich as to_stratonovich
+from thermolinalg.sde.explicit import EulerMaruyama as EulerMaruyama
+from thermolinalg.sde.explicit import Heun as Heun
+from thermolinalg.sde.explicit import Milstein as Milstein
+from thermolinalg.sde.explicit import StratonovichMilstein as StratonovichMilstein
+from thermolinalg.sde.exponential import ExponentialEuler as ExponentialEuler
+from thermolinalg.sde.higher import AdditiveRungeKutta as AdditiveRungeKutta
+from thermolinalg.sde.higher import WeakSecondOrder as WeakSecondOrder
+from thermolinalg.sde.langevin import LangevinEquation as LangevinEquation
+from thermolinalg.sde.langevin import PhaseState as PhaseState
+from thermolinalg.sde.orders import ConvergenceOrder as ConvergenceOrder
+from thermolinalg.sde.orders import PowerLaw as PowerLaw
+from thermolinalg.sde.orders import check_step as check_step
+from thermolinalg.sde.orders import convergence_order as convergence_order
+from thermolinalg.sde.orders import linear_step as linear_step
+from thermolinalg.sde.scheme import Order as Order
+from thermolinalg.sde.scheme import Scheme as Scheme
+from thermolinalg.sde.second_opinion import diffrax_solve as diffrax_solve
+from thermolinalg.sde.splittings import BAOAB as BAOAB
+from thermolinalg.sde.splittings import OBABO as OBABO
+from thermolinalg.sde.splittings import UBU as UBU
