@@ -149,8 +149,8 @@ def test_the_less_is_known_the_longer_the_plan(small):
 
 BAD_BUDGETS = {
     "both": (["--rtol", "0.1", "--budget-seconds", "1"], "give rtol or a budget, not both"),
-    "no time": (["--budget-seconds", "0"], "seconds must be a positive number"),
-    "no energy": (["--budget-joules", "nan"], "joules must be a positive number"),
+    "no time": (["--budget-seconds", "0"], "seconds must be positive"),
+    "no energy": (["--budget-joules", "nan"], "joules must be positive"),
 }
 
 

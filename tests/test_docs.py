@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 import thermolinalg as tla
+from thermolinalg import sde
+from thermolinalg.circuits import LC, RC, couplings_of, maxwell_matrix
+from thermolinalg.hybrid import pipeline
+from thermolinalg.sde.langevin import LangevinEquation
+from thermolinalg.sde.splittings import BAOAB, OBABO, UBU
+from thermolinalg.streaming import BatchMeans, LaggedMoments, Moments
+from thermolinalg.timeline import schedule
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,7 +37,12 @@ def test_public_functions_have_an_example():
     refined += [tla.refine.conjugate_gradients, tla.refine.unit_diagonal]
     judges = [tla.certify_inv, tla.certify_lyapunov, tla.certify_logdet, tla.health]
     judges += [tla.forward_bound, tla.lowest_eigenvalue]
-    for verb in (*verbs, *plans, *judges, *refined, tla.Device, tla.Spectrum, tla.General, tla.OrnsteinUhlenbeck):
+    tools = [schedule, pipeline, RC, LC, maxwell_matrix, couplings_of]
+    nouns = [tla.Device, tla.Spectrum, tla.General, tla.OrnsteinUhlenbeck]
+    tools += [Moments, LaggedMoments, BatchMeans, LangevinEquation, BAOAB, OBABO, UBU]
+    tools += [sde.Equation, sde.to_ito, sde.to_stratonovich, sde.brownian_path, sde.integrate, sde.accumulate]
+    tools += [sde.linear_step, sde.check_step, sde.convergence_order, sde.ExponentialEuler, sde.diffrax_solve]
+    for verb in (*verbs, *plans, *judges, *refined, *tools, *nouns):
         assert ">>>" in verb.__doc__, verb
 
 

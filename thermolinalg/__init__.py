@@ -2,8 +2,10 @@
 
 from thermolinalg import convergence as convergence
 from thermolinalg import plan as plan
+from thermolinalg import presets as presets
 from thermolinalg import reduction as reduction
 from thermolinalg import refine as refine
+from thermolinalg import sde as sde
 from thermolinalg.certify import Certificate as Certificate
 from thermolinalg.certify import Check as Check
 from thermolinalg.certify import DeterminantCertificate as DeterminantCertificate
@@ -19,12 +21,16 @@ from thermolinalg.certify import certify_lyapunov as certify_lyapunov
 from thermolinalg.certify import forward_bound as forward_bound
 from thermolinalg.certify import health as health
 from thermolinalg.certify import lowest_eigenvalue as lowest_eigenvalue
+from thermolinalg.chips import Chip as Chip
+from thermolinalg.converters import Converter as Converter
+from thermolinalg.converters import ReadNoise as ReadNoise
 from thermolinalg.cost import Ledger as Ledger
 from thermolinalg.cost import cost as cost
 from thermolinalg.device import Device as Device
 from thermolinalg.device import Link as Link
 from thermolinalg.device import Program as Program
 from thermolinalg.drifts import General as General
+from thermolinalg.dynamics import Capacitive as Capacitive
 from thermolinalg.dynamics import Overdamped as Overdamped
 from thermolinalg.dynamics import Underdamped as Underdamped
 from thermolinalg.free_energy import BennettRatio as BennettRatio

@@ -4,7 +4,8 @@ Couplings are written once, ``program = device.program(A)``; then ``program.run(
 
 .. math:: dx = -(A x - b)\,dt + \sqrt{2/\beta}\,dW
 
-relax for the burn-in, averages it over the duration, and returns the reading.
+relax for the burn-in, averages it over the duration, and returns the reading. What is written and read passes
+converters, and a chip holds couplings as accurately as its components are: all that is optional, and absent by default.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from thermolinalg.dynamics import Dynamics, Overdamped
+from thermolinalg.capacitances import couplings_of
+from thermolinalg.chips import Chip
+from thermolinalg.converters import Converter, ReadNoise
+from thermolinalg.definiteness import judge, refuse
+from thermolinalg.dynamics import Capacitive, Dynamics, Overdamped
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Dense, Operator, as_block, as_inexact, as_operator, is_concrete
-from thermolinalg.ranges import check_positive
+from thermolinalg.operators import Kronecker, Operator, as_block, as_inexact, as_operator, is_concrete
+from thermolinalg.ranges import check_not_negative, check_positive, check_whole
+from thermolinalg.readout import ReadOut
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, Simulator, State
 from thermolinalg.solution import Status
 from thermolinalg.spectrum import Spectrum
@@ -56,7 +62,7 @@ class Device:
         Inverse temperature, in the units of the equation. Only beta times the squared length of b matters for accuracy.
     dynamics : Overdamped or Underdamped
         How its modes move.
-    simulator : Law or Trajectory
+    simulator : Law, Trajectory or Integrator
         How its readings are obtained here.
     time_constant : float, > 0
         Seconds in one time constant of the device, the time in which its fastest mode relaxes (1 us for 1 kOhm and 1
@@ -65,6 +71,16 @@ class Device:
         How numbers get in and out.
     cell_power : float, > 0
         Watts that one cell draws while it runs. The default, 0.1 mW of bias, is an assumption, not a measurement.
+    matrix_dac, force_dac, adc : Converter, optional
+        For couplings, right-hand sides and read-out; by default all numbers pass unchanged.
+    read_noise : ReadNoise, optional
+        Of the amplifiers before the read-out.
+    chip : Chip, optional
+        Mismatch of its components, and dead nodes; a perfect one by default.
+    cells : int, >= 1, optional
+        Largest number of unknowns it holds; any by default.
+    idle_power : float, >= 0
+        Watts that the whole device draws all the time, in use or not.
 
     Examples
     --------
@@ -81,32 +97,92 @@ class Device:
     time_constant: float = 1e-6
     link: Link = field(default_factory=Link)
     cell_power: float = 1e-4
+    matrix_dac: Converter | None = None
+    force_dac: Converter | None = None
+    adc: Converter | None = None
+    read_noise: ReadNoise | None = None
+    chip: Chip | None = None
+    cells: int | None = field(default=None, metadata={"static": True})
+    idle_power: float = 0.0
 
     def __post_init__(self) -> None:
         check_positive(beta=self.beta, time_constant=self.time_constant, cell_power=self.cell_power)
+        check_not_negative(idle_power=self.idle_power)
+        if self.cells is not None:
+            check_whole("cells", self.cells, 1)
 
-    def program(self, A: Any) -> "Program":
+    @property
+    def faithful(self) -> bool:
+        """Whether couplings are realised exactly as they are given."""
+        return self.matrix_dac is None and self.chip is None
+
+    @property
+    def exact(self) -> bool:
+        """Whether numbers get in and out unchanged too, so that nothing but the law of the run makes an error."""
+        return self.faithful and self.force_dac is None and self.readout.ideal
+
+    @property
+    def readout(self) -> ReadOut:
+        """The way from voltages to numbers."""
+        return ReadOut(self.adc, self.read_noise)
+
+    def write(
+        self, block: jax.Array, symmetric: bool, array: int, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """What becomes of a block of couplings, and flags; see :meth:`thermolinalg.chips.Chip.couple`."""
+        flags = jnp.zeros((), jnp.int32)
+        if self.matrix_dac is not None:
+            own = None if key is None else jax.random.fold_in(key, _WRITE + array)
+            converted = self.matrix_dac.convert(block, own, symmetric=symmetric)
+            flags = jnp.where(converted.saturated, int(Status.SATURATED), 0).astype(jnp.int32)
+            block = converted.value
+        return block if self.chip is None else self.chip.couple(block, symmetric=symmetric, array=array), flags
+
+    def load(self, force: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What becomes of a force (d, k), every column in a range of its own, and flags."""
+        flags = jnp.zeros((), jnp.int32)
+        if self.force_dac is not None:
+            converted = self.force_dac.convert(force, jax.random.fold_in(key, _LOAD), axis=0)
+            flags = jnp.where(converted.saturated, int(Status.SATURATED), 0).astype(jnp.int32)
+            force = converted.value
+        return (force if self.chip is None else self.chip.silence(force)), flags
+
+    def program(self, A: Any, *, key: jax.Array | None = None, damping: Scalar | None = None) -> "Program":
         """Write the couplings.
 
         Parameters
         ----------
         A : array (d, d), operator, SciPy sparse matrix or lineax operator
-            Symmetric positive definite.
+            Symmetric positive definite; semi-definite will do with a damping.
+        key : PRNG key, optional
+            For a `matrix_dac` that rounds at random.
+        damping : float, >= 0, optional
+            A multiple of the identity that is added after conversion, by every cell itself: it keeps couplings positive
+            definite that rounding moves.
 
         Raises
         ------
         ValueError
-            If `A` is not square, finite, symmetric and positive definite to working precision, or a setting of the
-            device is out of range.
+            If `A` is not square, finite, symmetric, or what the device makes of it is not positive definite to working
+            precision; if it does not fit on the device, or a setting of the device is out of range.
         """
-        couplings = as_operator(A)
-        constant = couplings if is_concrete(couplings) else jax.lax.stop_gradient(couplings)
-        operator = self.simulator.prepare(constant)
-        status, spectrum = _judge(operator)
+        asked = as_operator(A)
+        if self.cells is not None and asked.dim > self.cells:
+            raise ValueError(f"A has {asked.dim} unknowns and the device {self.cells} cells; use a larger device")
+        if isinstance(self.dynamics, Capacitive) and is_concrete(asked):
+            couplings_of(asked.matmat(jnp.eye(asked.dim, dtype=asked.dtype)))  # raises if no capacitors do
+        constant = asked if is_concrete(asked) else jax.lax.stop_gradient(asked)
+        written, flags = (constant, None) if self.faithful else _write(self, constant, key)
+        if damping is not None:
+            check_not_negative(damping=damping)
+            asked, written = asked.damped(damping), written.damped(jax.lax.stop_gradient(damping))
+        operator = self.simulator.prepare(written)
+        status, spectrum = judge(operator)
         dynamics = self.dynamics if spectrum is None else self.dynamics.resolve(spectrum)
         if is_concrete(status):
-            _refuse(operator, spectrum, status)
-        return Program(couplings, Machine(operator, dynamics, self.beta), self, status, spectrum)
+            refuse(operator, spectrum, status, "A" if self.faithful else "what the device makes of A")
+        status = status if flags is None else status | flags
+        return Program(asked, Machine(operator, dynamics, self.beta), self, status, spectrum)
 
 
 @jax.tree_util.register_dataclass
@@ -125,7 +201,7 @@ class Program:
     status : Array
         Flags of :class:`thermolinalg.Status` that concern the operator.
     spectrum : Spectrum or None
-        None when the simulator needs no eigenvalues.
+        Of the couplings as realised; None when the simulator needs no eigenvalues.
     """
 
     operator: Operator
@@ -137,23 +213,123 @@ class Program:
     def side_by_side(self, replicas: int) -> "Program":
         """The program on several devices whose averages are averaged: in law one device that is as much colder.
 
-        That holds for runs that start alike. The end state is that of the colder device, and no replica's.
+        That holds for runs that start alike on equal chips, and counts the errors of converters as those of one device.
+        The end state is that of the colder device, and no replica's.
         """
         return replace(self, machine=replace(self.machine, beta=replicas * self.machine.beta))
 
     def run(self, force: jax.Array, key: jax.Array, schedule: Schedule, start: State | None = None) -> Reading:
         """Apply a force (d, k), run, and read; column by column with independent noise."""
-        return self.device.simulator.run(self.machine, force, key, schedule, start)
+        device = self.device
+        if device.exact:
+            return device.simulator.run(self.machine, force, key, schedule, start)
+        push, flags = device.load(force, key)
+        return self.read(
+            device.simulator.run(self.machine, push, key, schedule, start), force, push, key, schedule, flags
+        )
+
+    def read(
+        self,
+        reading: Reading,
+        force: jax.Array,
+        push: jax.Array,
+        key: jax.Array,
+        schedule: Schedule,
+        flags: int | jax.Array,
+    ) -> Reading:
+        """The reading as it gets out, with what converters and chip add to its error."""
+        device, average = self.device, self._living(reading.average)
+        error = jnp.zeros(average.shape, reading.stderr.dtype)
+        if not device.readout.ideal:
+            spread = self._spread() if schedule.samples is not None else jnp.zeros((len(average), 1), error.dtype)
+            seen = device.readout.average(average, spread, schedule, jax.random.fold_in(key, READ))
+            # A time of zero is no run: nothing is read.
+            ran = jnp.asarray(schedule.burn_in + schedule.duration) > 0
+            average, error = jnp.where(ran, seen.value, average), jnp.where(ran, seen.error, 0)
+            flags = flags | jnp.where(ran, seen.flags, 0)
+        if device.chip is not None and device.chip.dead:
+            error = jnp.hypot(error, jnp.abs(self._maimed(self.respond(push, schedule), force)))
+        elif not device.faithful or device.force_dac is not None:
+            error = jnp.hypot(error, jnp.abs(self._misled(average, force, push)))
+        stderr = jnp.hypot(reading.stderr, error)
+        return replace(reading, average=average, stderr=stderr, systematic=error, flags=flags)
+
+    def covariance(self, key: jax.Array, schedule: Schedule, route: int | None) -> Reading:
+        """Run without a force, and read the second moment times beta, shape (d, d)."""
+        device, machine = self.device, self.machine
+        reading = device.simulator.covariance(machine, key, schedule, route)
+        if device.faithful and device.readout.ideal:
+            return reading
+        value, flags, error = reading.average, jnp.zeros((), jnp.int32), jnp.zeros_like(reading.stderr)
+        if not device.readout.ideal:
+            seen = device.readout.moment(value, machine.beta, schedule, jax.random.fold_in(key, READ))
+            value, error, flags = seen
+        if not device.faithful:
+            eye = jnp.eye(self.operator.dim, dtype=value.dtype)
+            inverse, asked = machine.operator.solve(eye), jax.lax.stop_gradient(self.operator)
+            if device.chip is not None and device.chip.dead:
+                value = self._living(self._living(value).T).T
+                shift = asked.ready().solve(eye) - self._living(self._living(inverse).T).T
+            else:
+                # The inverse of A to second order in what A is off, and as symmetric as it is.
+                shift = inverse @ (asked.matmat(inverse) - eye)
+                shift = (shift + shift.conj().T) / 2
+            error = jnp.hypot(error, jnp.abs(shift))
+        return replace(reading, average=value, stderr=jnp.hypot(reading.stderr, error), systematic=error, flags=flags)
+
+    def states(
+        self, block: jax.Array, mean: jax.Array, force: jax.Array, push: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """States (d, n) as they get out, what is off in their mean (d, 1) and in the reading, and flags."""
+        device, flags = self.device, jnp.zeros((), jnp.int32)
+        error = jnp.zeros(block.shape, jnp.finfo(block.dtype).dtype)
+        if device.chip is not None and device.chip.dead:
+            block, error = self._living(block), error + jnp.abs(self._maimed(mean, force))
+        elif not device.faithful or device.force_dac is not None:
+            error = error + jnp.abs(self._misled(mean, force, push))
+        if not device.readout.ideal:
+            seen = device.readout.states(block, jax.random.fold_in(key, READ))
+            block, error, flags = seen.value, jnp.hypot(error, seen.error), seen.flags
+        return block, error, flags
 
     def respond(self, force: jax.Array, schedule: Schedule) -> jax.Array:
         """Mean of the average over infinitely many runs from rest: linear in the force."""
         return self.device.simulator.respond(self.machine, force, schedule)
 
+    def _misled(self, answer: jax.Array, force: jax.Array, push: jax.Array) -> jax.Array:
+        """What the answer is off because the device has other couplings and feels another force, to first order."""
+        operator, asked = self.machine.operator, jax.lax.stop_gradient(self.operator)
+        wrong = push - force
+        if not self.device.faithful:
+            wrong = wrong - (operator.matmat(answer) - asked.matmat(answer))
+        return operator.solve(wrong)
 
-def as_program(A: Any, device: Device | None) -> Program:
+    def _maimed(self, answer: jax.Array, force: jax.Array) -> jax.Array:
+        """The same where nodes are dead, which is no small change: by the answer of a device that works."""
+        asked = jax.lax.stop_gradient(self.operator)
+        return asked.ready().solve(force - asked.matmat(self._living(answer)))
+
+    def _living(self, block: jax.Array) -> jax.Array:
+        """The block (d, k) with zeros where nodes are dead."""
+        return block if self.device.chip is None else self.device.chip.silence(block)
+
+    def _spread(self) -> jax.Array:
+        """Standard deviation (d, 1) of a real component of the state."""
+        operator, beta = self.machine.operator.factor(), self.machine.beta
+        variance = operator.diagonal(lambda rates: 1 / rates) / jnp.asarray(beta).astype(
+            jnp.finfo(operator.dtype).dtype
+        )
+        return jnp.sqrt(variance)[:, None]
+
+
+READ, _LOAD, _WRITE = 0x4EAD, 0x10AD, 0x3417E
+"""Streams of noise of the converters beside that of the run."""
+
+
+def as_program(A: Any, device: Device | None, key: jax.Array | None = None) -> Program:
     """Return `A` if it is a program already, else write it to the device (the ideal one by default)."""
     if not isinstance(A, Program):
-        return (Device() if device is None else device).program(A)
+        return (Device() if device is None else device).program(A, key=key)
     if device is not None and device is not A.device:
         raise ValueError("A is a program, which brings its own device; leave out the argument device")
     return A
@@ -165,8 +341,10 @@ def as_couplings(A: Any) -> Operator:
 
 
 def as_realised(A: Any) -> Operator:
-    """Return the operator of a program with all that it had computed, or anything else as an operator."""
-    return A.machine.operator if isinstance(A, Program) else as_operator(A)
+    """Return the operator that a program was given, with all that was computed of it, or anything else as one."""
+    if not isinstance(A, Program):
+        return as_operator(A)
+    return A.machine.operator if A.device.faithful else A.operator
 
 
 def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array) -> State | None:
@@ -182,35 +360,16 @@ def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array)
 
 
 @jax.jit
-def _judge(operator: Operator) -> tuple[jax.Array, Spectrum | None]:
-    """Flags that concern the operator, and its spectrum where that is known."""
-    if isinstance(operator, Dense) and operator.eigenvalues is None and operator.triangle is not None:
-        definite = jnp.all(jnp.isfinite(jnp.diagonal(operator.triangle)))
-        return jnp.where(definite, 0, int(Status.NOT_POSITIVE_DEFINITE)).astype(jnp.int32), None
-    lower, low, high, upper = operator.factor().extremes()
-    spectrum = Spectrum(low, high, lower, upper)
-    eps = jnp.finfo(operator.dtype).eps
-    # Rounding moves eigenvalues by a modest multiple of eps times the norm, and that multiple grows slower than d.
-    definite = low > 4 * operator.dim**0.5 * eps * high
-    flags = jnp.where(definite, 0, int(Status.NOT_POSITIVE_DEFINITE))
-    flags |= jnp.where(definite & (low < 1e3 * eps * high), int(Status.LOW_PRECISION), 0)
-    flags |= jnp.where(definite & ~spectrum.resolved, int(Status.UNRESOLVED), 0)
-    return flags.astype(jnp.int32), spectrum
+def _write(device: Device, operator: Operator, key: jax.Array | None) -> tuple[Operator, jax.Array]:
+    """What the device makes of couplings, and flags."""
+    if device.chip is not None and device.chip.dead and isinstance(operator, Kronecker):
+        raise ValueError("dead nodes of a Kronecker operator are not those of one array; write its factors one by one")
+    flags = jnp.zeros((), jnp.int32)
 
+    def write(block: jax.Array, symmetric: bool, array: int) -> jax.Array:
+        nonlocal flags
+        found, flag = device.write(block, symmetric, array, key)
+        flags = flags | flag
+        return found
 
-def _refuse(operator: Operator, spectrum: Spectrum | None, status: jax.Array) -> None:
-    """Raise if the operator is not positive definite."""
-    if not int(status) & Status.NOT_POSITIVE_DEFINITE:
-        return
-    if spectrum is None:
-        found = "its Cholesky factorisation breaks down"
-    else:
-        low, high = float(spectrum.minimum), float(spectrum.maximum)
-        found = f"eigenvalues run from {low:.3g} to {high:.3g}"
-        if low > 0:
-            found += f", condition number {high / low:.1e}"
-    raise ValueError(
-        f"A is not positive definite to working precision: {found}, at rounding error "
-        f"{float(jnp.finfo(operator.dtype).eps):.1e} ({jnp.dtype(operator.dtype).name}). The process has no stationary "
-        "law; add a shift, or use a wider dtype"
-    )
+    return operator.rewritten(write), flags

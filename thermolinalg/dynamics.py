@@ -35,6 +35,10 @@ class Dynamics(Protocol):
     """How a mode moves: its law, and the spectral densities and rates that follow from it."""
 
     @property
+    def follows(self) -> bool:
+        """Whether the mean of what is read is the answer to a steady force."""
+
+    @property
     def components(self) -> int:
         """Components of the state of one mode."""
 
@@ -63,6 +67,10 @@ class Dynamics(Protocol):
 @dataclass(frozen=True)
 class Overdamped:
     r"""Modes without inertia: :math:`dx = -(Ax - b)\,dt + \sqrt{2/\beta}\,dW`."""
+
+    @property
+    def follows(self) -> bool:
+        return True
 
     @property
     def components(self) -> int:
@@ -115,6 +123,10 @@ class Underdamped:
         check_positive(mass=self.mass, friction=self.friction)
 
     @property
+    def follows(self) -> bool:
+        return True
+
+    @property
     def components(self) -> int:
         return 2
 
@@ -161,3 +173,94 @@ class Underdamped:
         if self.friction is None:
             raise ValueError("friction is not set; device.program(A) chooses it from the spectrum, or give a number")
         return self.friction
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Capacitive:
+    r"""Oscillators coupled by their capacitors: :math:`dj = u\,dt,\ A\,du = -(j + \gamma u)\,dt +
+    \sqrt{2\gamma/\beta}\,dW`.
+
+    The matrix is in the place of the mass, voltages u are read, and :math:`A^{-1}/\beta` is their covariance. Inductors
+    take every steady current, so the mean of the voltages is zero: such cells invert and sample, and solve nothing.
+
+    Parameters
+    ----------
+    friction : float, > 0, optional
+        :math:`\gamma`, the impedance of a cell over its resistance: the inverse of the quality factor of a mode with
+        the eigenvalue 1. By default :math:`2\sqrt{\lambda_\max}`, critical for the slowest mode.
+
+    References
+    ----------
+    Melanson et al., *Thermodynamic computing system for AI applications*, arXiv:2312.04836.
+    """
+
+    friction: Scalar | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(friction=self.friction)
+
+    @property
+    def follows(self) -> bool:
+        return False
+
+    @property
+    def components(self) -> int:
+        return 2
+
+    def resolve(self, spectrum: Spectrum) -> "Capacitive":
+        return self if self.friction is not None else Capacitive(2 * jnp.sqrt(spectrum.maximum))
+
+    def law(
+        self, rates: jax.Array, beta: Scalar, burn_in: Scalar, duration: Scalar, samples: Scalar | None
+    ) -> laws.RunLaw:
+        r"""Law of average, end voltage and end current: :math:`\bar u = (j_T - j_{t_0})/\tau` is known of the ends."""
+        if samples is not None:
+            raise ValueError("voltages of cells coupled by capacitors average to zero; read their covariance")
+        settle, move = (self._flow(rates, beta, time) for time in (burn_in, duration))
+        tau = jnp.asarray(duration).astype(rates.dtype)
+        live = tau > 0
+        safe = jnp.where(live, tau, 1)
+        # Rows of (u, j). A duration of zero reads the voltage.
+        one, none = jnp.ones_like(rates), jnp.zeros_like(rates)
+        reads = (move.start[1] - jnp.stack([none, one])) / safe
+        reads = jnp.where(live, reads, jnp.stack([one, none]))
+        scale = jnp.where(live, 1 / safe, 0)
+        rows = jnp.concatenate([reads[None], move.start])
+        pushed = jnp.concatenate([scale * move.force[1:], move.force])
+        kicked = jnp.concatenate([scale * move.covariance[1:], move.covariance])
+        kicked = jnp.concatenate([scale * kicked[:, 1:], kicked], 1)
+        spread = jnp.einsum("ij...,jk...,lk...->il...", rows, settle.covariance, rows)
+        return laws.RunLaw(
+            jnp.einsum("ij...,j...->i...", rows, settle.force) + pushed,
+            jnp.einsum("ij...,jk...->ik...", rows, settle.start),
+            spread + kicked,
+        )
+
+    def memory(self, rates: jax.Array) -> Memory:
+        memory = self._mechanical(rates).memory(jnp.ones_like(rates))
+        # A velocity forgets as a displacement does with the two decays exchanged.
+        return Memory(memory.decay, memory.position[::-1], memory.momentum)
+
+    def noise(self, beta: Scalar) -> Scalar:
+        raise ValueError("voltages of cells coupled by capacitors average to zero; they solve no linear system")
+
+    def relaxation(self, rates: jax.Array) -> jax.Array:
+        return self._mechanical(rates).relaxation(jnp.ones_like(rates))
+
+    def clock(self, maximum: jax.Array) -> jax.Array:
+        return 1 / jnp.sqrt(maximum)
+
+    def _mechanical(self, rates: jax.Array) -> Underdamped:
+        """The same oscillators by their currents and charges: stiffness 1, and the eigenvalue as mass."""
+        if self.friction is None:
+            raise ValueError("friction is not set; device.program(A) chooses it from the spectrum, or give a number")
+        return Underdamped(rates, self.friction)
+
+    def _flow(self, rates: jax.Array, beta: Scalar, time: Scalar) -> laws.RunLaw:
+        """Law of voltage and current after a time."""
+        law = self._mechanical(rates).law(jnp.ones_like(rates), beta, time, 0.0, None)
+        scale = jnp.stack([1 / rates, jnp.ones_like(rates)])
+        start = law.start[:0:-1, ::-1] * scale[:, None] / scale[None]
+        covariance = law.covariance[:0:-1, :0:-1] * scale[:, None] * scale[None]
+        return laws.RunLaw(law.force[:0:-1] * scale, start, covariance)

@@ -1,6 +1,6 @@
 """Problems with any drift, written to a device: which process to run, and which second moment to read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -39,6 +39,8 @@ class Encoded:
     simulator : Simulator
     entries : dtype
         Type of the answer.
+    white : bool
+        Whether the stationary covariance is the identity by construction.
     """
 
     drift: jax.Array
@@ -50,6 +52,7 @@ class Encoded:
     status: jax.Array
     simulator: Simulator
     entries: jnp.dtype = field(metadata={"static": True})
+    white: bool = field(default=False, metadata={"static": True})
 
     @property
     def components(self) -> int:
@@ -121,6 +124,41 @@ def exponential(A: Any, t: Scalar, shift: Scalar | None, device: Device | None) 
     return encoded
 
 
+def written(encoded: Encoded, device: Device | None, key: jax.Array) -> Encoded:
+    """What a device makes of an encoded problem: drift and diffusion as they are realised.
+
+    Raises
+    ------
+    ValueError
+        If that has no stationary law, or nodes of the chip are dead.
+    """
+    if device is None or device.faithful:
+        return encoded
+    if device.chip is not None and device.chip.dead:
+        raise ValueError("dead nodes are known of symmetric couplings only; leave the nodes out of the matrix")
+    realised = _written(jax.lax.stop_gradient(encoded), device, key)
+    if is_concrete(realised.status):
+        flags = int(realised.status)
+        if flags & (Status.UNSTABLE | Status.NOT_SEMIDEFINITE):
+            what = "drift is not stable" if flags & Status.UNSTABLE else "noise is not positive semi-definite"
+            raise ValueError(f"what the device makes of the {what}; use more bits, a better chip, or a larger shift")
+    return realised
+
+
+@jax.jit
+def _written(encoded: Encoded, device: Device, key: jax.Array) -> Encoded:
+    drift, first = device.write(encoded.drift, False, 0, key)
+    diffusion, second = device.write(encoded.diffusion, True, 1, key)
+    values = jnp.linalg.eigvalsh(diffusion)
+    rounding = _rounding(drift.dtype) * jnp.maximum(values[-1], 0)
+    flags = encoded.status | first | second | jnp.where(stable(drift), 0, int(Status.UNSTABLE))
+    flags |= jnp.where(values[0] >= -rounding, 0, int(Status.NOT_SEMIDEFINITE))
+    covariance = lyapunov(drift, diffusion)
+    return replace(
+        encoded, drift=drift, diffusion=diffusion, stationary=covariance, status=flags.astype(jnp.int32), white=False
+    )
+
+
 def _simulator(device: Device | None) -> Simulator:
     if device is None:
         return Law()
@@ -162,7 +200,8 @@ def _exponential(A: jax.Array, t: Scalar, shift: Scalar | None, simulator: Simul
     flags = jnp.where(positive & (lag >= 0), 0, int(Status.NOT_SEMIDEFINITE)).astype(jnp.int32)
     clock = jnp.linalg.norm(jax.lax.stop_gradient(drift), 2)
     diffusion = (drift + drift.T) / components
-    return Encoded(drift, diffusion, eye / components, lag, jnp.exp(chosen * lag), clock, flags, simulator, A.dtype)
+    gain, covariance = jnp.exp(chosen * lag), eye / components
+    return Encoded(drift, diffusion, covariance, lag, gain, clock, flags, simulator, A.dtype, white=True)
 
 
 def shift_margin(lag: jax.Array, pace: jax.Array) -> jax.Array:

@@ -20,7 +20,8 @@ from thermolinalg.draws import white_noise
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.simulators import Machine, Schedule, State
+from thermolinalg.primitives.checks import check_follows
+from thermolinalg.simulators import Machine, Reading, Schedule, State
 from thermolinalg.solution import Solution, Status
 
 
@@ -93,7 +94,8 @@ def end_points(
         raise ValueError("the ends have a weight of their own beside a continuous average: plan no samples or replicas")
     if weight is not None and is_concrete(weight) and not 0 <= float(weight) < float("inf"):
         raise ValueError(f"weight must be a time that is not negative, got {weight}")
-    program = as_program(A, device)
+    program = as_program(A, device, key)
+    check_follows(program, "a time average")
     force = as_block(b, program.operator, "b")
     start = as_start(x0, program.operator, force)
     return _end_points(program, force, key, check_plan(plan), weight, start, jnp.shape(b))
@@ -112,7 +114,8 @@ def _end_points(
     program, force, start = jax.lax.stop_gradient((program, force, start))
     machine, schedule = program.machine, plan.schedule
     operator = machine.operator
-    pull = machine.pull(force, start)[0]
+    push, loaded = program.device.load(force, key)
+    pull = machine.pull(push, start)[0]
     problem = Problem.of(machine, force, pull)
 
     def mean_square(w: jax.Array) -> jax.Array:
@@ -138,9 +141,13 @@ def _end_points(
     thermal = operator.diagonal(lambda rates: _law(machine, rates, schedule, chosen)[2])
     left = operator.magnitude(lambda rates: (_law(machine, rates, schedule, chosen)[1] / rates)[None], pull[None])
     stderr = jnp.hypot(jnp.sqrt(operator.components * thermal)[:, None], left)
+    reading = Reading(value, stderr, None, converged, flags=loaded)
+    if not program.device.exact:
+        reading = program.read(reading, force, push, key, schedule, reading.flags)
+    value, stderr = reading.average, reading.stderr
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(stderr))
     fault = jnp.where(converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))
-    flags = program.status | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
+    flags = program.status | reading.flags | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
     gain = mean_square(jnp.zeros_like(chosen)) / mean_square(chosen)
     stats = {"plan": plan, "weight": chosen, "gain": gain, "time_constants": plan.time_constants}
     method = "The solution is a time average in which the first and the last state count for more."

@@ -92,7 +92,9 @@ def _independent(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.A
     if steps.early is None:
         before = root(encoded.covariance) @ before
         return before @ before.conj().T / count
-    # Earlier states are white. Later ones are what is left of them, and noise that knows of them by the factor alone.
+    if not encoded.white:
+        before = root(encoded.covariance) @ before
+    # Later states are what is left of the earlier ones, and noise that knows of them by the factor alone.
     propagator, covariance = steps.early
     after = propagator @ before + root(covariance) @ white_noise(second, before.shape, before.dtype)
     return after @ before.conj().T / count

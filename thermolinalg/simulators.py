@@ -44,12 +44,18 @@ class Schedule:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reading:
-    """What one run shows: the time average, its root mean square error, the end state, and whether it is converged."""
+    """What one run shows: the time average, its root mean square error, the end state, and whether it is converged.
+
+    `systematic` is the part of the error that the device makes apart from the law of the run, None where it makes none;
+    `flags` are those of :class:`thermolinalg.Status`.
+    """
 
     average: jax.Array
     stderr: jax.Array
     state: State | None
     converged: jax.Array
+    systematic: jax.Array | None = None
+    flags: int | jax.Array = 0
 
 
 @jax.tree_util.register_dataclass

@@ -22,6 +22,9 @@ class Status(IntFlag):
     FEW_SAMPLES = 128
     INFINITE_VARIANCE = 256
     STAGNATED = 512
+    SATURATED = 1024
+    COARSE = 2048
+    IMPRECISE = 4096
 
     @property
     def advice(self) -> str:
@@ -49,6 +52,12 @@ _ADVICE = {
     "reference, more stages, or thermodynamic integration.",
     Status.STAGNATED: "The refinement gains no more: raise burn-in or duration of a step, check that the device holds "
     "A, or raise rtol if it is at the rounding floor.",
+    Status.SATURATED: "A converter saturated: something was beyond its full scale; raise full_scale, or leave it out "
+    "to have the range chosen.",
+    Status.COARSE: "A step of the converter is wider than twice the thermal noise, so rounding errors of samples do "
+    "not average out; use more bits, or a lower full_scale.",
+    Status.IMPRECISE: "Converters, read-out, mismatch or dead nodes of the device shift the answer by more than a "
+    "third of the tolerance, which a longer run may not mend; use more bits, calibration, an ensemble or refinement.",
 }
 
 

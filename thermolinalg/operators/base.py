@@ -17,6 +17,9 @@ Function = Callable[[jax.Array], jax.Array]
 Matmat = Callable[[jax.Array], jax.Array]
 """From a block of vectors, shape (d, k), to another."""
 
+Write = Callable[[jax.Array, bool, int], jax.Array]
+"""From numbers to couplings; told whether entries (i, j) and (j, i) are one component, and which array it is."""
+
 
 class Operator(ABC):
     """Symmetric, or complex Hermitian, linear operator with a functional calculus.
@@ -60,6 +63,29 @@ class Operator(ABC):
     def ready(self) -> "Operator":
         """Return the same operator with everything that :meth:`solve` needs computed once, by the cheapest method."""
         return self.factor()
+
+    def rewritten(self, write: Write) -> "Operator":
+        """Return the operator whose couplings are what `write` makes of those of this one.
+
+        Raises
+        ------
+        ValueError
+            If it has no couplings to write.
+        """
+        raise ValueError(
+            f"a {type(self).__name__} operator has no couplings that converters or a chip could change; pass A as an "
+            "array, or use a device without them"
+        )
+
+    def damped(self, damping: jax.Array | float) -> "Operator":
+        """Return the operator plus a multiple of the identity, factored anew.
+
+        Raises
+        ------
+        ValueError
+            If the sum is not of the same kind.
+        """
+        raise ValueError(f"a {type(self).__name__} operator cannot be damped as it is; add the damping before")
 
     @abstractmethod
     def combine(self, function: Function, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
-from thermolinalg.operators.base import Function, Matmat, Modal, Operator, mix
+from thermolinalg.operators.base import Function, Matmat, Modal, Operator, Write, mix
 
 # Operands are checked to be symmetric; symmetrising them again would read the matrix once more.
 _eigh = jax.jit(partial(jnp.linalg.eigh, symmetrize_input=False))
@@ -64,6 +64,12 @@ class Dense(Modal):
     def ready(self) -> "Dense":
         return self if self.eigenvalues is not None else self.triangulate()
 
+    def rewritten(self, write: Write) -> "Dense":
+        return Dense(write(self.matrix, True, 0))
+
+    def damped(self, damping: jax.Array | float) -> "Dense":
+        return Dense(self.matrix + jnp.asarray(damping).astype(self.dtype) * jnp.eye(self.dim, dtype=self.dtype))
+
     def matmat(self, block: jax.Array) -> jax.Array:
         return self.matrix @ block
 
@@ -101,6 +107,12 @@ class Diagonal(Modal):
 
     def factor(self) -> "Diagonal":
         return self
+
+    def rewritten(self, write: Write) -> "Diagonal":
+        return Diagonal(write(self.values, False, 0))
+
+    def damped(self, damping: jax.Array | float) -> "Diagonal":
+        return Diagonal(self.values + jnp.asarray(damping).astype(self.dtype))
 
     def matmat(self, block: jax.Array) -> jax.Array:
         return self.values[:, None] * block
@@ -147,6 +159,12 @@ class Kronecker(Modal):
         types = {jnp.dtype(factor.dtype) for factor in self.factors if isinstance(factor, Modal)}
         if len(types) > 1:
             raise ValueError(f"the factors of a Kronecker product must have one dtype, got {sorted(map(str, types))}")
+
+    def rewritten(self, write: Write) -> "Kronecker":
+        def written(array: int, factor: Modal) -> Modal:
+            return cast(Modal, factor.rewritten(lambda block, symmetric, _: write(block, symmetric, array)))
+
+        return Kronecker(tuple(written(array, factor) for array, factor in enumerate(self.factors)))
 
     def matmat(self, block: jax.Array) -> jax.Array:
         return self._each(block, [factor.matmat for factor in self.factors])
@@ -215,6 +233,13 @@ class LowRank(Operator):
         scale = jnp.where(inside, 1 / jnp.sqrt(jnp.where(inside, gains, 1.0)), 0.0)
         basis = (self.columns @ rotation) * scale[None].astype(self.dtype)
         return replace(self, basis=basis, gains=jnp.where(inside, gains, 0.0))
+
+    def rewritten(self, write: Write) -> "LowRank":
+        # The shift is a component of every cell, not a coupling.
+        return LowRank(write(self.columns, False, 0), self.shift)
+
+    def damped(self, damping: jax.Array | float) -> "LowRank":
+        return replace(self, shift=self._shift() + jnp.asarray(damping).astype(self._shift().dtype))
 
     def matmat(self, block: jax.Array) -> jax.Array:
         return self._shift().astype(self.dtype) * block + self.columns @ (self.columns.conj().T @ block)

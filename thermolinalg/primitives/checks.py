@@ -1,5 +1,9 @@
 """What every verb refuses on the host, before and after its run."""
 
+import jax
+import jax.numpy as jnp
+
+from thermolinalg.device import Device, Program
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.plan import Plan, check_plan
@@ -17,6 +21,28 @@ def check_samples(plan: Plan) -> Plan:
     if plan.samples is None:
         raise ValueError("this reading is of samples: give the plan a number of them")
     return check_plan(plan)
+
+
+def check_follows(program: Program, verb: str) -> None:
+    """Raise a ``ValueError`` if the device has no mean to read."""
+    if not program.machine.dynamics.follows:
+        raise ValueError(
+            f"{verb} reads the mean under a force, which is zero where capacitors are coupled; use another device, or "
+            "invert the matrix"
+        )
+
+
+def imprecision(device: Device, systematic: jax.Array | None, value: jax.Array, plan: Plan) -> jax.Array:
+    """``Status.IMPRECISE`` if what the device shifts answers by, column by column, eats up the tolerance of a plan."""
+    flag, fine = int(Status.IMPRECISE), jnp.zeros((), jnp.int32)
+    if systematic is None:
+        return fine
+    if device.chip is not None and device.chip.dead:
+        return fine + flag
+    if plan.rtol is None:
+        return fine
+    shift, size = jnp.linalg.norm(systematic, axis=0), jnp.linalg.norm(value, axis=0)
+    return jnp.where(jnp.all(shift <= jnp.asarray(plan.rtol).astype(size.dtype) / 3 * size), fine, flag)
 
 
 def check_answer(solution: Solution, operands: str) -> Solution:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg.device import Device
-from thermolinalg.encodings import exponential
+from thermolinalg.encodings import exponential, written
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.plan import Plan
@@ -99,4 +99,5 @@ def expm(
         raise ValueError(
             f"pairs overlap: they are {float(spacing):.3g} apart and {float(t):.3g} long; lengthen the plan"
         )
-    return check_answer(run(encoded, key, plan), "A, t or the plan")
+    device = Device() if device is None else device
+    return check_answer(run(encoded, written(encoded, device, key), key, plan, device), "A, t or the plan")

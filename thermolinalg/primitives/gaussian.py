@@ -12,7 +12,7 @@ from thermolinalg.device import Device, Program, as_program
 from thermolinalg.draws import white_noise
 from thermolinalg.operators import Dense, Modal, as_block, implicit_solve, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.primitives.checks import check_answer
+from thermolinalg.primitives.checks import check_answer, check_follows
 from thermolinalg.primitives.methods import process
 from thermolinalg.simulators import Law, Schedule, State
 from thermolinalg.solution import Solution, Status
@@ -55,8 +55,8 @@ def gaussian(
     -------
     Solution
         ``value``, shape (samples, d); ``stderr`` alike, what the start leaves of a path in the mean of its first sample
-        (zero for independent samples, which have relaxed for ever); ``status``; ``stats`` with ``mean``, shape (d,),
-        and ``plan``.
+        (zero for independent samples, which have relaxed for ever), and what converters and chip shift; ``status``;
+        ``stats`` with ``mean``, shape (d,), and ``plan``.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def gaussian(
     >>> bool(jnp.allclose(covariance, jnp.array([[0.5, -0.25], [-0.25, 0.375]]), atol=0.05))
     True
     """
-    program = as_program(A, device)
+    program = as_program(A, device, key)
     count: Any = samples
     if plan is not None:
         if samples != 1:
@@ -105,6 +105,8 @@ def gaussian(
         raise ValueError(f"samples must be a whole number of at least 1, known before tracing, got {count}")
     d = program.operator.dim
     force = jnp.zeros((d, 1), program.operator.dtype) if b is None else as_block(b, program.operator, "b")
+    if b is not None:
+        check_follows(program, "a sample with a mean")
     if force.shape[1] != 1:
         raise ValueError(f"b must be a vector, got {force.shape[1]} columns; map over the columns with jax.vmap")
     return check_answer(_gaussian(program, force, key, plan, int(count)), "A or b")
@@ -112,8 +114,9 @@ def gaussian(
 
 @partial(jax.jit, static_argnums=4)
 def _gaussian(program: Program, force: jax.Array, key: jax.Array, plan: Plan | None, samples: int) -> Solution:
-    fixed, push = jax.lax.stop_gradient((program, force))
+    fixed, asked = jax.lax.stop_gradient((program, force))
     operator = fixed.machine.operator
+    push, flags = fixed.device.load(asked, key)
     if plan is None:
         mean, block, converged = _independent(fixed, push, key, samples)
         stderr = jnp.zeros(block.shape, jnp.finfo(operator.dtype).dtype)
@@ -124,12 +127,15 @@ def _gaussian(program: Program, force: jax.Array, key: jax.Array, plan: Plan | N
         first = Schedule(schedule.burn_in, 0.0)
         left = operator.magnitude(lambda rates: -fixed.machine.law(rates, first).start[0, :1] / rates[None], push[None])
         stderr = jnp.broadcast_to(left, block.shape)
+    if not fixed.device.exact:
+        block, error, read = fixed.states(block, mean, asked, push, key)
+        stderr, flags = jnp.hypot(stderr, error), flags | read
     # Zero on average; derivatives go through it.
     residual = force - program.operator.matmat((block + mean) / 2)
     value = _implicit(fixed, block, residual)
     finite = jnp.all(jnp.isfinite(value))
     fault = jnp.where(converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))
-    flags = fixed.status | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
+    flags = fixed.status | flags | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
     kind = "independent states" if plan is None else "states on the path"
     method = f"The samples are {kind} of {process(fixed.device)}."
     return Solution(value.T, stderr.T, flags, {"mean": mean[:, 0], "plan": plan}, method)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from thermolinalg import plan as planning
 from thermolinalg.convergence import SquaredError, four_moments
 from thermolinalg.convergence.search import bisect
-from thermolinalg.device import Device
+from thermolinalg.device import READ, Device
 from thermolinalg.drifts import General, as_drift, as_real, settling_time
 from thermolinalg.dynamics import Overdamped
 from thermolinalg.laws import Scalar
@@ -22,7 +22,7 @@ from thermolinalg.primitives.methods import drawn
 from thermolinalg.ranges import check_fractions
 from thermolinalg.simulators import Law, State
 from thermolinalg.solution import Solution, Status
-from thermolinalg.transition import average, stable
+from thermolinalg.transition import average, lyapunov, stable
 
 
 def solve_general(
@@ -92,11 +92,13 @@ def _solve(
 
 def _direct(A, b, key, plan, device, rtol, confidence):
     """The time average of the process itself. Real and imaginary parts are cells of their own."""
-    drift, k = as_real(A), b.shape[1]
-    force = jnp.concatenate([b.real, b.imag]) if jnp.iscomplexobj(b) else b
-    n, dtype = drift.shape[0], drift.dtype
+    asked, k = as_real(A), b.shape[1]
+    wanted = jnp.concatenate([b.real, b.imag]) if jnp.iscomplexobj(b) else b
+    n, dtype = asked.shape[0], asked.dtype
+    (drift, written), (force, loaded) = device.write(asked, False, 0, key), device.load(wanted, key)
     # The simulator works out the law of the device, and needs what the device relaxes to.
     goal = jnp.linalg.solve(drift, force)
+    systematic = jnp.zeros_like(goal) if device.exact else goal - jnp.linalg.solve(asked, wanted)
     sizes = jnp.linalg.svd(drift, compute_uv=False)
     noise = 2 / jnp.asarray(device.beta).astype(dtype)
     if plan is None:
@@ -113,13 +115,19 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         covariance, left = law.covariance[n:, n:], law.propagator[n:, :n] @ goal
         mean, spread = goal - left, root(covariance) @ xi
         variance = jnp.diagonal(covariance)[:, None]
-    answer, square = mean + spread, variance + left**2
+    answer, square = mean + spread, variance + left**2 + systematic**2
+    flags = written | loaded | jnp.where(stable(drift), 0, int(Status.UNSTABLE))
+    if not device.readout.ideal:
+        settled = lyapunov(drift, noise * jnp.eye(n, dtype=dtype))
+        spread = jnp.sqrt(jnp.diagonal(settled))[:, None]
+        seen = device.readout.average(answer, spread, plan.schedule, jax.random.fold_in(key, READ))
+        answer, square, flags = seen.value, square + seen.error**2, flags | seen.flags
     if jnp.iscomplexobj(b):
         d = b.shape[0]
         answer, square = jax.lax.complex(answer[:d], answer[d:]), square[:d] + square[d:]
     kappa = sizes[0] / sizes[-1]
     status = jnp.where(kappa * jnp.finfo(dtype).eps > 1e-3, int(Status.LOW_PRECISION), 0).astype(jnp.int32)
-    return answer, jnp.sqrt(square), plan, kappa, status
+    return answer, jnp.sqrt(square), plan, kappa, status | flags
 
 
 def _plan(drift, goal, sizes, noise, rtol, confidence):
@@ -148,7 +156,7 @@ def _normal(A, b, key, plan, device, rtol, confidence):
     """The normal equations, on an operator that is positive definite whatever A is."""
     squared = A.conj().T @ A
     operator = Dense((squared + squared.conj().T) / 2)
-    program = device.program(operator)
+    program = device.program(operator, key=key)
     force = A.conj().T @ b
     if plan is None:
         found = planning.solve(program, force, rtol=rtol, confidence=confidence)
@@ -156,7 +164,7 @@ def _normal(A, b, key, plan, device, rtol, confidence):
         plan = Plan(found.burn_in, found.duration, None, rtol, confidence, found.clock)
     reading = program.run(force, key, plan.schedule)
     sizes = jnp.linalg.svd(A, compute_uv=False)
-    return reading.average, reading.stderr, plan, (sizes[0] / sizes[-1]) ** 2, program.status
+    return reading.average, reading.stderr, plan, (sizes[0] / sizes[-1]) ** 2, program.status | reading.flags
 
 
 @jax.custom_jvp

@@ -12,7 +12,7 @@ from thermolinalg.device import Device, Program, as_program
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import DENSE_LIMIT, Dense, Modal, Operator, implicit_inverse, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.primitives.checks import check_answer, check_choice
+from thermolinalg.primitives.checks import check_answer, check_choice, imprecision
 from thermolinalg.primitives.methods import process
 from thermolinalg.primitives.overlap import Overlap
 from thermolinalg.simulators import Reading, Schedule
@@ -57,8 +57,9 @@ def inv(
     -------
     Solution
         ``value`` and ``stderr``, shape (d, d); ``status``; ``stats`` with ``plan``, ``time_constants``, ``spectrum``,
-        ``effective_samples``: independent samples that would be as good for the average entry, and ``overlap``, what
-        :func:`thermolinalg.certify_inv` needs to know of them.
+        ``effective_samples``: independent samples that would be as good for the average entry, ``overlap``, what
+        :func:`thermolinalg.certify_inv` needs to know of them, and ``systematic``, the part of the error that
+        converters and chip make, if there are any.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def inv(
     True
     """
     check_choice(plan, rtol)
-    program = _with_modes(as_program(A, device))
+    program = _with_modes(as_program(A, device, key), key)
     if plan is None:
         plan = planning.inv(program, rtol=5e-2 if rtol is None else rtol, confidence=confidence)
     check_plan(plan)
@@ -109,7 +110,7 @@ def inv(
     return check_answer(_inv(program, key, plan, route), "A or the plan")
 
 
-def _with_modes(program: Program) -> Program:
+def _with_modes(program: Program, key: jax.Array) -> Program:
     """The program with a dense operator in place of one that has no basis of eigenvectors."""
     operator = program.operator
     if isinstance(operator, Modal):
@@ -119,7 +120,7 @@ def _with_modes(program: Program) -> Program:
             f"the inverse of {operator.dim} unknowns would be a dense matrix; solve for the columns that are needed, "
             f"or pass A as a dense array (at most {DENSE_LIMIT} unknowns are made dense here)"
         )
-    return program.device.program(_dense(operator))
+    return program.device.program(_dense(operator), key=key)
 
 
 def _dense(operator: Operator) -> Dense:
@@ -142,7 +143,10 @@ def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Sol
         assert isinstance(operator, Modal)
         overlap = Overlap.of(machine, operator.rates, schedule)
     effective = operator.dim**2 / overlap.total
-    flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    flags = fixed.status | reading.flags | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    if reading.systematic is not None:
+        whole = reading.systematic.reshape(-1, 1), value.reshape(-1, 1)
+        flags |= imprecision(fixed.device, *whole, plan)
     # The mean of ratios that are all one is one up to rounding.
     few = effective < value.shape[0] * (1 - 1e-3)
     flags |= jnp.where(few, int(Status.FEW_SAMPLES), 0).astype(jnp.int32)
@@ -153,20 +157,21 @@ def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Sol
         "time_constants": plan.time_constants,
         "spectrum": fixed.spectrum,
     }
+    if reading.systematic is not None:
+        stats["systematic"] = reading.systematic
     method = f"The inverse is the covariance of {process(fixed.device)}."
     return Solution(value, reading.stderr, flags, stats, method)
 
 
 def _average(program: Program, key: jax.Array, schedule: Schedule, route: int | None) -> Reading:
     """Readings of all replicas, averaged."""
-    simulator, machine = program.device.simulator, program.machine
     if schedule.replicas == 1:
-        return simulator.covariance(machine, key, schedule, route)
+        return program.covariance(key, schedule, route)
     keys = jax.random.split(key, schedule.replicas)
-    first = simulator.covariance(machine, keys[0], schedule, route)
+    first = program.covariance(keys[0], schedule, route)
 
     def add(total, key):
-        return total + simulator.covariance(machine, key, schedule, route).average, None
+        return total + program.covariance(key, schedule, route).average, None
 
     total, _ = jax.lax.scan(add, first.average, keys[1:])
     return replace(first, average=total / schedule.replicas)

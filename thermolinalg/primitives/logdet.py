@@ -1,5 +1,6 @@
 """Log determinants, from the free energy that couples the oscillators."""
 
+from dataclasses import replace
 from functools import partial
 from math import log
 from typing import Any
@@ -113,7 +114,7 @@ def logdet(
     check_whole("samples", samples, 1)
     check_positive(reference=reference)
     estimator = ThermodynamicIntegration() if estimator is None else estimator
-    program = as_program(A, device)
+    program = as_program(A, device, key)
     operator = program.machine.operator.factor()
     lower, low, high, upper = operator.extremes()
     start = jnp.asarray(jnp.sqrt(low) * jnp.sqrt(high) if reference is None else reference, low.dtype)
@@ -121,7 +122,23 @@ def logdet(
     estimator.check(low, high, start, int(samples))
     dynamics = program.machine.dynamics.resolve(Spectrum(low, high, lower, upper))
     operands = operator, program.operator, dynamics, start, program.status, key
-    return check_answer(_logdet(*operands, estimator, int(samples)), "A or the reference")
+    answer = _logdet(*operands, estimator, int(samples))
+    if not program.device.faithful:
+        answer = _shifted(answer, operator, program.operator)
+    return check_answer(answer, "A or the reference")
+
+
+@jax.jit
+def _shifted(answer: Solution, operator: Operator, couplings: Operator) -> Solution:
+    """The answer with what it is off because the device has other couplings."""
+    systematic = jnp.abs(_digital(operator) - _digital(jax.lax.stop_gradient(couplings).factor()))
+    stats = answer.stats | {"systematic": systematic}
+    return replace(answer, stderr=jnp.hypot(answer.stderr, systematic), stats=stats)
+
+
+def _digital(operator: Operator) -> jax.Array:
+    rates, counts, _ = operator.measure(jnp.zeros((operator.dim, 1), operator.dtype))
+    return jnp.sum(counts * jnp.log(rates)) / operator.components
 
 
 @partial(jax.jit, static_argnums=7)

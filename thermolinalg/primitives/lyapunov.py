@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from thermolinalg.device import Device
-from thermolinalg.encodings import Encoded, stationary
+from thermolinalg.device import READ, Device
+from thermolinalg.encodings import Encoded, stationary, written
 from thermolinalg.laws import Scalar
 from thermolinalg.plan import Plan
 from thermolinalg.plan.samples import plan_encoded
-from thermolinalg.primitives.checks import check_answer, check_choice, check_samples
+from thermolinalg.primitives.checks import check_answer, check_choice, check_samples, imprecision
 from thermolinalg.primitives.methods import drawn
 from thermolinalg.second_moments import read
 from thermolinalg.solution import Solution, Status
@@ -89,29 +89,50 @@ def lyapunov(
     encoded = stationary(A, Q, device)
     if plan is None:
         plan = plan_encoded(encoded, 5e-2 if rtol is None else rtol, confidence)
-    return check_answer(run(encoded, key, check_samples(plan)), "A, Q or the plan")
+    device = Device() if device is None else device
+    answer = run(encoded, written(encoded, device, key), key, check_samples(plan), device)
+    return check_answer(answer, "A, Q or the plan")
 
 
 @jax.jit
-def run(encoded: Encoded, key: jax.Array, plan: Plan) -> Solution:
-    """Run an encoded problem and read its second moment."""
+def run(encoded: Encoded, realised: Encoded, key: jax.Array, plan: Plan, device: Device) -> Solution:
+    """Run what a device makes of an encoded problem, and read its second moment."""
     schedule = jax.lax.stop_gradient(plan.schedule)
-    fixed = jax.lax.stop_gradient(encoded)
+    fixed = jax.lax.stop_gradient(realised)
     early = None if encoded.lag is None else encoded.after(encoded.lag)
-    moment, stderr, alike = read(fixed, key, schedule, jax.lax.stop_gradient(early))
-    mean = encoded.covariance if early is None else early[0] * encoded.gain.astype(encoded.entries)
     gain = fixed.gain.astype(fixed.entries)
+    mean = encoded.covariance if early is None else early[0] * encoded.gain.astype(encoded.entries)
+    if device.faithful:
+        lead, systematic = jax.lax.stop_gradient(early), jnp.zeros(mean.shape, encoded.drift.dtype)
+    else:
+        lead = None if fixed.lag is None else fixed.after(fixed.lag)
+        held = fixed.covariance if lead is None else lead[0] @ fixed.covariance * gain
+        systematic = jnp.abs(held - jax.lax.stop_gradient(mean))
+    moment, stderr, alike = read(fixed, key, schedule, lead)
+    stderr, flags = jnp.hypot(fixed.gain * stderr, systematic), fixed.status
+    if not device.readout.ideal:
+        readout, stream = device.readout, jax.random.fold_in(key, READ)
+        if fixed.lag is None:
+            seen = readout.moment(moment, 1.0, schedule, stream)
+        else:
+            seen = readout.lagged(moment, jnp.diagonal(fixed.covariance).real, schedule, stream)
+        moment, error = seen.value, fixed.gain * seen.error
+        systematic, stderr, flags = jnp.hypot(systematic, error), jnp.hypot(stderr, error), flags | seen.flags
     # Moves as the mean does when the operands move; adds nothing otherwise.
     value = gain * moment + (mean - jax.lax.stop_gradient(mean))
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(stderr))
     samples = jnp.asarray(plan.samples)
-    flags = fixed.status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    flags = flags | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
+    if not device.exact:
+        flags |= imprecision(device, systematic.reshape(-1, 1), value.reshape(-1, 1), plan)
     if encoded.lag is None:
         few = (samples < value.shape[0]) & (jnp.linalg.norm(fixed.covariance) > 0)
         flags |= jnp.where(few, int(Status.FEW_SAMPLES), 0).astype(jnp.int32)
     stats = {"plan": plan, "correlation": alike, "time_constants": plan.time_constants}
+    if not device.exact:
+        stats["systematic"] = systematic
     if encoded.lag is not None:
         stats["amplification"] = fixed.gain
     answer = "Lyapunov solution is the covariance" if encoded.lag is None else "exponential is the autocovariance"
     method = f"The {answer} of an overdamped process, {drawn(encoded.simulator)}."
-    return Solution(value, fixed.gain * stderr, flags, stats, method)
+    return Solution(value, stderr, flags, stats, method)

@@ -13,7 +13,7 @@ from thermolinalg.drifts import General
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, implicit_solve
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.primitives.checks import check_answer, check_choice
+from thermolinalg.primitives.checks import check_answer, check_choice, check_follows, imprecision
 from thermolinalg.primitives.general import solve_general
 from thermolinalg.primitives.methods import process
 from thermolinalg.simulators import Schedule, State
@@ -66,9 +66,9 @@ def solve(
     Solution
         ``value`` and ``stderr`` in the shape of `b`; ``status``; ``stats`` with ``plan``, ``state`` (at the end;
         None with replicas), ``noise`` (variance of the residual of a long average, for
-        :func:`thermolinalg.certify`), ``time_constants`` of the device, and ``spectrum`` where it is known. For a
-        general matrix ``kappa``, the condition number of the system that was run, and ``normal_equations`` take its
-        place.
+        :func:`thermolinalg.certify`), ``time_constants`` of the device, ``spectrum`` where it is known, and
+        ``systematic``, the part of the error that converters and chip make, if there are any. For a general matrix
+        ``kappa``, the condition number of the system that was run, and ``normal_equations`` take its place.
 
     Raises
     ------
@@ -108,7 +108,8 @@ def solve(
     check_choice(plan, rtol)
     if isinstance(A, General):
         return solve_general(A, b, key=key, rtol=rtol, confidence=confidence, plan=plan, device=device, x0=x0)
-    program = as_program(A, device)
+    program = as_program(A, device, key)
+    check_follows(program, "solve")
     force = as_block(b, program.operator, "b")
     start = as_start(x0, program.operator, force)
     if plan is None:
@@ -131,7 +132,8 @@ def _solve(
     value = _implicit(fixed, schedule, reading.average, residual)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(reading.stderr))
     fault = jnp.where(reading.converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))
-    flags = fixed.status | jnp.where(reading.converged & finite, 0, fault).astype(jnp.int32)
+    flags = fixed.status | reading.flags | jnp.where(reading.converged & finite, 0, fault).astype(jnp.int32)
+    flags |= imprecision(fixed.device, reading.systematic, reading.average, plan)
     duration = jnp.asarray(schedule.duration)
     stats = {
         "plan": plan,
@@ -140,6 +142,8 @@ def _solve(
         "time_constants": plan.time_constants,
         "spectrum": fixed.spectrum,
     }
+    if reading.systematic is not None:
+        stats["systematic"] = reading.systematic.reshape(shape)
     method = f"The solution is the time average of {process(fixed.device)}."
     return Solution(value.reshape(shape), reading.stderr.reshape(shape), flags, stats, method)
 
