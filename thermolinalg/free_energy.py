@@ -140,10 +140,7 @@ class ThermodynamicIntegration:
 
     def __call__(self, modes: Modes, key: jax.Array, samples: int) -> Estimate:
         real = modes.excess.dtype
-        sizes = tuple(size for size in _SIZES if size <= samples) if self.nodes is None else (self.nodes,)
-        count, positions, weights = self._rule(modes, samples, sizes)
-        index = jnp.arange(positions.size, dtype=count.dtype)
-        share = jnp.where(index < count, samples // count + (index < samples % count).astype(count.dtype), 0)
+        count, positions, weights, share = self.rule(modes, samples)
         present = modes.counts > 0
 
         def node(k, carry):
@@ -159,6 +156,14 @@ class ThermodynamicIntegration:
         total, variance, integral = jax.lax.fori_loop(0, count, node, (zero, zero, jnp.zeros_like(modes.excess)))
         bias = jnp.sum(modes.counts * (integral - modes.logarithms))
         return Estimate(total, variance, bias, positions, share, jnp.array(0, jnp.int32))
+
+    def rule(self, modes: Modes, samples: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Number of nodes, and their positions, weights and samples, padded."""
+        sizes = tuple(size for size in _SIZES if size <= samples) if self.nodes is None else (self.nodes,)
+        count, positions, weights = self._rule(modes, samples, sizes)
+        index = jnp.arange(positions.size, dtype=count.dtype)
+        share = jnp.where(index < count, samples // count + (index < samples % count).astype(count.dtype), 0)
+        return count, positions, weights, share
 
     def predict(self, modes: Modes, samples: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Variance and bias that this many samples will have, and positions and their shares of the samples.

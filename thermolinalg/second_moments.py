@@ -7,9 +7,12 @@ import jax.numpy as jnp
 
 from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.draws import bartlett, white_noise
+from thermolinalg.drifts import as_given
 from thermolinalg.encodings import Encoded
+from thermolinalg.integrator import Integrator
 from thermolinalg.laws import Scalar
 from thermolinalg.paths import root
+from thermolinalg.sde import AdditiveRungeKutta, Equation, Noise, accumulate
 from thermolinalg.simulators import Law, Schedule, Trajectory
 
 _BLOCK = 512
@@ -67,12 +70,17 @@ def read(
     def independent():
         return averaged(_independent), _independent_variance(encoded, steps, samples, schedule.replicas)
 
+    def integrated():
+        return averaged(_integrated), _variance(encoded, steps, samples, schedule.replicas)
+
     def walked():
         return averaged(_walked), _variance(encoded, steps, samples, schedule.replicas)
 
     simulator = encoded.simulator
     if isinstance(simulator, Trajectory):
         value, variance = walked()
+    elif isinstance(simulator, Integrator):
+        value, variance = integrated()
     elif isinstance(simulator, Law) and simulator.long_time:
         value, variance = independent()
     else:
@@ -131,6 +139,51 @@ def _walked(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array)
     blocks = jnp.ceil(samples / _BLOCK).astype(int)
     moment = jax.lax.fori_loop(0, blocks, block, (state, jnp.zeros((size, size), dtype)))[1]
     return moment / samples.astype(dtype)
+
+
+def _integrated(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array) -> jax.Array:
+    """Moment of equally spaced samples of one run, by integration of the equation."""
+    simulator = encoded.simulator
+    assert isinstance(simulator, Integrator)
+    if not simulator.cells.linear:
+        raise ValueError(
+            f"a drift without symmetry is integrated for linear cells, not for {type(simulator.cells).__name__} ones"
+        )
+    real = encoded.drift.dtype
+    equation = Equation(_relaxing, _kicked, (encoded.drift, root(encoded.diffusion)), Noise.ADDITIVE)
+    scheme = AdditiveRungeKutta() if simulator.scheme is None else simulator.scheme
+    longest = jnp.asarray(simulator.step).astype(real) / encoded.clock
+
+    def moved(state, key, time):
+        count = jnp.ceil(jnp.asarray(time).astype(real) / longest)
+        step = jnp.where(count > 0, jnp.asarray(time).astype(real) / jnp.maximum(count, 1), longest)
+        whole = count.astype(jnp.int32)
+        return accumulate(equation, scheme, state, key, step=step, steps=whole, observe=_unobserved, carry=0.0)[0]
+
+    def sample(j, carry):
+        state, moment = carry
+        first, second = jax.random.split(jax.random.fold_in(key, j))
+        later = state if encoded.lag is None else moved(state, first, encoded.lag)
+        return moved(later, second, steps.rest), moment + jnp.outer(later, state)
+
+    key, begin = jax.random.split(key)
+    rest = jnp.zeros(len(encoded.drift), real)
+    empty = jnp.zeros_like(encoded.drift)
+    count = jnp.ceil(samples).astype(jnp.int32)
+    _, moment = jax.lax.fori_loop(0, count, sample, (moved(rest, begin, steps.burn_in), empty))
+    return as_given(encoded.components * moment / count.astype(real), encoded.entries)
+
+
+def _relaxing(t, x, args):
+    return -args[0] @ x
+
+
+def _kicked(t, x, args):
+    return args[1]
+
+
+def _unobserved(carry, t, state):
+    return carry
 
 
 def _recursion(powers: list[jax.Array], pushes: jax.Array) -> jax.Array:

@@ -318,7 +318,9 @@ def _route(machine: Machine, schedule: Schedule) -> jax.Array:
     fewest = 1 / jnp.max(jnp.diagonal(overlap))
     spacing = duration / _samples(machine, schedule)
     alike = jnp.exp(-2 * jnp.min(machine.dynamics.relaxation(rates)) * spacing)
-    return jnp.where(alike < covariances.FORGOTTEN, 0, jnp.where(fewest >= 20, 1, 2))
+    # What has no law is not worth a walk.
+    at_once = (alike < covariances.FORGOTTEN) | ~jnp.all(rates > 0)
+    return jnp.where(at_once, 0, jnp.where(fewest >= 20, 1, 2))
 
 
 def _steps(machine: Machine, rates: jax.Array, schedule: Schedule, samples: jax.Array) -> tuple[RunLaw, RunLaw]:

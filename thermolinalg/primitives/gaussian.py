@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.draws import white_noise
+from thermolinalg.integrator import Integrator
 from thermolinalg.operators import Dense, Modal, as_block, implicit_solve, is_concrete
 from thermolinalg.plan import Plan, check_plan
 from thermolinalg.primitives.checks import check_answer, check_follows
@@ -90,6 +91,8 @@ def gaussian(
     """
     program = as_program(A, device, key)
     count: Any = samples
+    if plan is None and isinstance(program.device.simulator, Integrator):
+        raise ValueError("an Integrator walks along one run: give a plan with samples, or use Law()")
     if plan is not None:
         if samples != 1:
             raise ValueError("give a plan or samples, not both: a plan brings its own number")
@@ -164,12 +167,13 @@ def _path(
     step = jnp.asarray(schedule.duration).astype(jnp.finfo(operator.dtype).dtype) / samples
     components = machine.dynamics.components
     keys = jax.random.split(key, samples)
-    if not isinstance(operator, Modal):
+    stepwise = program.device.simulator if isinstance(program.device.simulator, Integrator) else Law()
+    if not isinstance(operator, Modal) or isinstance(stepwise, Integrator):
         rest = [jnp.zeros_like(force)] * components
 
         def run(state, inputs):
             wait, key = inputs
-            reading = Law().run(machine, force, key, Schedule(wait, 0.0), state)
+            reading = stepwise.run(machine, force, key, Schedule(wait, 0.0), state)
             return reading.state, (reading.state.position[:, 0], reading.converged)
 
         waits = jnp.full(samples, step).at[0].set(jnp.asarray(schedule.burn_in).astype(step.dtype))

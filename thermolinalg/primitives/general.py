@@ -13,6 +13,7 @@ from thermolinalg.convergence.search import bisect
 from thermolinalg.device import READ, Device
 from thermolinalg.drifts import General, as_drift, as_real, settling_time
 from thermolinalg.dynamics import Overdamped
+from thermolinalg.integrator import Integrator
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Dense, as_block, is_concrete
 from thermolinalg.paths import root
@@ -20,7 +21,7 @@ from thermolinalg.plan import Plan, check_plan
 from thermolinalg.primitives.checks import check_answer
 from thermolinalg.primitives.methods import drawn
 from thermolinalg.ranges import check_fractions
-from thermolinalg.simulators import Law, State
+from thermolinalg.simulators import Law, Machine, State
 from thermolinalg.solution import Solution, Status
 from thermolinalg.transition import average, lyapunov, stable
 
@@ -41,8 +42,8 @@ def solve_general(
     device = Device() if device is None else device
     if not isinstance(device.dynamics, Overdamped):
         raise ValueError("a matrix without symmetry needs an overdamped device; leave out dynamics=Underdamped(...)")
-    if not isinstance(device.simulator, Law):
-        raise ValueError("a matrix without symmetry is simulated in law; leave out simulator=Trajectory(...)")
+    if not isinstance(device.simulator, Law | Integrator):
+        raise ValueError("a matrix without symmetry has no modes to walk along; use Law() or an Integrator")
     if x0 is not None:
         raise ValueError("a run on a matrix without symmetry starts at rest in the origin; solve for the rest of b")
     operator = Dense(matrix)
@@ -105,7 +106,8 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         plan = _plan(drift, goal, sizes, noise, *(jnp.asarray(x).astype(dtype) for x in (rtol, confidence)))
     xi = jax.random.normal(key, (n, k), dtype)
     duration = jnp.asarray(plan.duration).astype(dtype)
-    if device.simulator.long_time:
+    simulator = device.simulator
+    if isinstance(simulator, Law) and simulator.long_time:
         scale = jnp.sqrt(noise / jnp.where(duration > 0, duration, jnp.inf))
         inverse = jnp.linalg.solve(drift, jnp.eye(n, dtype=dtype))
         mean, spread = goal, scale * inverse @ xi
@@ -116,6 +118,11 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         mean, spread = goal - left, root(covariance) @ xi
         variance = jnp.diagonal(covariance)[:, None]
     answer, square = mean + spread, variance + left**2 + systematic**2
+    if isinstance(simulator, Integrator):
+        longest = jnp.asarray(simulator.step).astype(dtype) / sizes[0]
+        machine = Machine(Dense(drift), device.dynamics, device.beta)
+        answer, scatter, _ = simulator.integrate(machine, force, key, plan.schedule, None, longest)
+        square = square if simulator.cells.linear else scatter**2
     flags = written | loaded | jnp.where(stable(drift), 0, int(Status.UNSTABLE))
     if not device.readout.ideal:
         settled = lyapunov(drift, noise * jnp.eye(n, dtype=dtype))

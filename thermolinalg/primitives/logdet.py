@@ -12,8 +12,10 @@ from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.device import Device, as_program
 from thermolinalg.dynamics import Dynamics
 from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration
+from thermolinalg.integrator import Integrator
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import (
+    Dense,
     Diagonal,
     Kronecker,
     LowRank,
@@ -24,6 +26,7 @@ from thermolinalg.operators import (
 )
 from thermolinalg.primitives.checks import check_answer
 from thermolinalg.ranges import check_positive, check_whole
+from thermolinalg.simulators import Machine, Schedule
 from thermolinalg.solution import Solution, Status
 from thermolinalg.spectrum import Spectrum
 
@@ -122,7 +125,10 @@ def logdet(
     estimator.check(low, high, start, int(samples))
     dynamics = program.machine.dynamics.resolve(Spectrum(low, high, lower, upper))
     operands = operator, program.operator, dynamics, start, program.status, key
-    answer = _logdet(*operands, estimator, int(samples))
+    simulator = program.device.simulator if isinstance(program.device.simulator, Integrator) else None
+    if simulator is not None and not (isinstance(estimator, ThermodynamicIntegration) and isinstance(operator, Dense)):
+        raise ValueError("an Integrator couples a dense matrix step by step along a path: use ThermodynamicIntegration")
+    answer = _logdet(*operands, simulator, program.machine.beta, estimator, int(samples))
     if not program.device.faithful:
         answer = _shifted(answer, operator, program.operator)
     return check_answer(answer, "A or the reference")
@@ -141,7 +147,7 @@ def _digital(operator: Operator) -> jax.Array:
     return jnp.sum(counts * jnp.log(rates)) / operator.components
 
 
-@partial(jax.jit, static_argnums=7)
+@partial(jax.jit, static_argnums=9)
 def _logdet(
     operator: Operator,
     couplings: Operator,
@@ -149,6 +155,8 @@ def _logdet(
     reference: jax.Array,
     flags: jax.Array,
     key: jax.Array,
+    simulator: Integrator | None,
+    beta: Scalar,
     estimator: Estimator,
     samples: int,
 ) -> Solution:
@@ -160,6 +168,12 @@ def _logdet(
     modes = Modes((rates - a) / a, counts, (low - a) / a, (high - a) / a, whole)
     draw, signs = jax.random.split(key)
     estimate = jax.lax.stop_gradient(estimator(modes, draw, samples))
+    if simulator is not None:
+        assert isinstance(estimator, ThermodynamicIntegration)
+        assert isinstance(fixed, Dense)
+        path = estimator.rule(modes, samples)
+        difference = _integrated(fixed, a, dynamics, beta, path, draw, simulator)
+        estimate = replace(estimate, difference=jax.lax.stop_gradient(difference))
     value = d * jnp.log(a) + estimate.difference / components
     thermal, bias = jnp.sqrt(estimate.variance) / components, estimate.bias / components
     survey = _survey_error(fixed, modes)
@@ -186,6 +200,34 @@ def _logdet(
         f"The log determinant is a free-energy difference, estimated by {name} from energies drawn from their laws."
     )
     return Solution(value, stderr, (status | fault).astype(jnp.int32), stats, method)
+
+
+def _integrated(
+    operator: Dense,
+    reference: jax.Array,
+    dynamics: Dynamics,
+    beta: Scalar,
+    path: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    key: jax.Array,
+    simulator: Integrator,
+) -> jax.Array:
+    r"""The integral of :math:`\beta\operatorname{tr}(A - aI)\langle xx^\top\rangle_s` along the path, integrated."""
+    count, positions, weights, shares = path
+    a, eye = reference, jnp.eye(operator.dim, dtype=operator.dtype)
+
+    def node(k, total):
+        rates = a + positions[k] * (operator.rates - a)
+        matrix = a * eye + positions[k] * (operator.matrix - a * eye)
+        held = Dense(matrix, rates, operator.basis)
+        slowest = jnp.min(dynamics.relaxation(rates))
+        apart = log(1 / FORGOTTEN) / (2 * slowest)
+        samples = shares[k].astype(rates.dtype)
+        schedule = Schedule(2 * apart, samples * apart, samples)
+        machine = Machine(held, dynamics, beta)
+        reading = simulator.covariance(machine, jax.random.fold_in(key, k), schedule, None)
+        return total + weights[k] * jnp.sum((operator.matrix - a * eye) * reading.average)
+
+    return jax.lax.fori_loop(0, count, node, jnp.zeros_like(a))
 
 
 def _survey_error(operator: Operator, modes: Modes) -> jax.Array:

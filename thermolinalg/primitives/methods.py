@@ -2,6 +2,7 @@
 
 from thermolinalg.device import Device
 from thermolinalg.dynamics import Overdamped
+from thermolinalg.integrator import Integrator
 from thermolinalg.simulators import Law, Simulator
 
 
@@ -9,6 +10,8 @@ def drawn(simulator: Simulator) -> str:
     """How a reading is obtained."""
     if isinstance(simulator, Law):
         return "drawn from its long-time law" if simulator.long_time else "drawn from its law"
+    if isinstance(simulator, Integrator):
+        return f"integrated step by step with {type(simulator.cells).__name__.lower()} cells"
     return "walked in exact steps"
 
 
