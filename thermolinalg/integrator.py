@@ -74,8 +74,8 @@ class Integrator:
     The cost is that of two products with the matrix for each step. Standard errors of linear cells are those of the
     law; errors of the scheme, of the order of the square of `step`, come on top. For other cells the standard error of
     an average is estimated from the scatter of batches: it knows neither what is left of the start, nor what such cells
-    do to the mean. Standard errors of covariances are those of linear cells. Real matrices only; derivatives of linear
-    cells only.
+    do to the mean. ``FEW_SAMPLES`` says that the run is too short for that. Standard errors of covariances are those of
+    linear cells. Real matrices only; derivatives of linear cells only.
 
     Examples
     --------
@@ -110,10 +110,10 @@ class Integrator:
         return operator.factor()
 
     def run(self, machine, force, key, schedule, start):
-        average, scatter, state = self.integrate(machine, force, key, schedule, start, self.longest(machine))
+        average, scatter, state, flags = self.integrate(machine, force, key, schedule, start, self.longest(machine))
         pull, momentum = machine.pull(force, start)
         stderr = machine.stderr(pull, schedule, momentum) if self.cells.linear else scatter
-        return Reading(average, stderr, state, jnp.array(True))
+        return Reading(average, stderr, state, jnp.array(True), flags=flags)
 
     def integrate(
         self,
@@ -123,8 +123,8 @@ class Integrator:
         schedule: Schedule,
         start: State | None,
         longest: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, State]:
-        """Average, its scatter (zero for linear cells) and end state, by steps no longer than `longest`.
+    ) -> tuple[jax.Array, jax.Array, State, jax.Array]:
+        """Average, its scatter (zero for linear cells), end state and flags, by steps no longer than `longest`.
 
         The operator is only multiplied with, and need not be symmetric.
         """
@@ -136,9 +136,10 @@ class Integrator:
         def column(force, position, momentum, key):
             return self._average(machine, force, PhaseState(position, momentum), key, clockwork, schedule)
 
-        average, scatter, end = jax.vmap(column, (1, 1, 1, 0), 1)(force, positions, momenta, keys)
+        average, scatter, end, flags = jax.vmap(column, (1, 1, 1, 0), (1, 1, 1, 0))(force, positions, momenta, keys)
         inert = machine.dynamics.components == 2
-        return average, scatter, State(end.position, end.momentum if inert else None)
+        state = State(end.position, end.momentum if inert else None)
+        return average, scatter, state, jnp.bitwise_or.reduce(flags)
 
     def respond(self, machine, force, schedule):
         if not self.cells.linear:
@@ -211,12 +212,12 @@ class Integrator:
         return _Problem(wide, scheme, jnp.concatenate([position, jnp.zeros_like(position)]), cells, _half)
 
     def _average(self, machine, force, start, key, clockwork, schedule):
-        """Average, its standard error from batches, and the end state, for one force (d,)."""
+        """Average, its standard error from batches, the end state and flags, for one force (d,)."""
         problem = self._problem(machine, force, start)
         first, second = jax.random.split(key)
         state = problem.settled(first, clockwork, schedule)
         begun = problem.shown(state)
-        batches = None if self.cells.linear else BatchMeans.empty(force.size, dtype=force.dtype)
+        batches = None if self.cells.linear else BatchMeans.empty(force.size, batches=32, dtype=force.dtype)
 
         def observe(carry, t, state):
             count, total, batches = carry
@@ -232,8 +233,9 @@ class Integrator:
             total = total + (problem.shown(state) - begun) / 2
         average = total / jnp.maximum(clockwork.steps // clockwork.every, 1).astype(force.dtype)
         average = jnp.where(clockwork.steps > 0, average, begun)
-        scatter = jnp.zeros_like(average) if batches is None else batches.stderr
-        return average, scatter, problem.ended(state, machine)
+        if batches is None:
+            return average, jnp.zeros_like(average), problem.ended(state, machine), jnp.zeros((), jnp.int32)
+        return average, batches.stderr, problem.ended(state, machine), batches.status
 
 
 class _Problem(NamedTuple):

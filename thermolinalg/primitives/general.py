@@ -118,12 +118,12 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         mean, spread = goal - left, root(covariance) @ xi
         variance = jnp.diagonal(covariance)[:, None]
     answer, square = mean + spread, variance + left**2 + systematic**2
+    flags = written | loaded | jnp.where(stable(drift), 0, int(Status.UNSTABLE))
     if isinstance(simulator, Integrator):
         longest = jnp.asarray(simulator.step).astype(dtype) / sizes[0]
         machine = Machine(Dense(drift), device.dynamics, device.beta)
-        answer, scatter, _ = simulator.integrate(machine, force, key, plan.schedule, None, longest)
-        square = square if simulator.cells.linear else scatter**2
-    flags = written | loaded | jnp.where(stable(drift), 0, int(Status.UNSTABLE))
+        answer, scatter, _, flag = simulator.integrate(machine, force, key, plan.schedule, None, longest)
+        square, flags = square if simulator.cells.linear else scatter**2, flags | flag
     if not device.readout.ideal:
         settled = lyapunov(drift, noise * jnp.eye(n, dtype=dtype))
         spread = jnp.sqrt(jnp.diagonal(settled))[:, None]
