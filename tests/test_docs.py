@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import thermolinalg as tla
-from thermolinalg import sde
+from thermolinalg import complexity, sde
 from thermolinalg.circuits import LC, RC, couplings_of, maxwell_matrix
 from thermolinalg.hybrid import pipeline
+from thermolinalg.power import best_case_joules
 from thermolinalg.sde.langevin import LangevinEquation
 from thermolinalg.sde.splittings import BAOAB, OBABO, UBU
 from thermolinalg.streaming import BatchMeans, LaggedMoments, Moments
@@ -32,6 +33,7 @@ def test_docstring_examples(name):
 
 def test_public_functions_have_an_example():
     verbs = [tla.solve, tla.inv, tla.lyapunov, tla.expm, tla.logdet, tla.gaussian, tla.extremes, tla.certify, tla.cost]
+    verbs += [tla.cost_moments, tla.cost_of, best_case_joules, complexity.linear, complexity.moments]
     plans = [tla.plan.solve, tla.plan.inv, tla.plan.lyapunov, tla.plan.expm]
     refined = [tla.refine.solve, tla.refine.inv, tla.refine.pcg, tla.refine.plan, tla.refine.contraction]
     refined += [tla.refine.conjugate_gradients, tla.refine.unit_diagonal]

@@ -1,11 +1,14 @@
 """Thermodynamic linear algebra: what coupled noisy oscillators compute, simulated exactly in law."""
 
+from thermolinalg import cells as cells
 from thermolinalg import convergence as convergence
+from thermolinalg import mitigation as mitigation
 from thermolinalg import plan as plan
 from thermolinalg import presets as presets
 from thermolinalg import reduction as reduction
 from thermolinalg import refine as refine
 from thermolinalg import sde as sde
+from thermolinalg.bill import cost_of as cost_of
 from thermolinalg.certify import Certificate as Certificate
 from thermolinalg.certify import Check as Check
 from thermolinalg.certify import DeterminantCertificate as DeterminantCertificate
@@ -24,8 +27,9 @@ from thermolinalg.certify import lowest_eigenvalue as lowest_eigenvalue
 from thermolinalg.chips import Chip as Chip
 from thermolinalg.converters import Converter as Converter
 from thermolinalg.converters import ReadNoise as ReadNoise
-from thermolinalg.cost import Ledger as Ledger
+from thermolinalg.cost import Host as Host
 from thermolinalg.cost import cost as cost
+from thermolinalg.cost import cost_moments as cost_moments
 from thermolinalg.device import Device as Device
 from thermolinalg.device import Link as Link
 from thermolinalg.device import Program as Program
@@ -36,6 +40,8 @@ from thermolinalg.dynamics import Underdamped as Underdamped
 from thermolinalg.free_energy import BennettRatio as BennettRatio
 from thermolinalg.free_energy import Jarzynski as Jarzynski
 from thermolinalg.free_energy import ThermodynamicIntegration as ThermodynamicIntegration
+from thermolinalg.integrator import Integrator as Integrator
+from thermolinalg.ledger import Ledger as Ledger
 from thermolinalg.operators import Dense as Dense
 from thermolinalg.operators import Diagonal as Diagonal
 from thermolinalg.operators import Kronecker as Kronecker

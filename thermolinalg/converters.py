@@ -49,6 +49,10 @@ class Converter:
         Round up with the probability that makes the mean exact, in place of to the nearest level.
     gain, offset : float
         Errors: of the slope, relative, and of the zero, in full scales.
+    rate : float, > 0
+        Conversions per second, for prices; an assumption.
+    joules : float, >= 0, optional
+        Of one conversion, for prices; by default the best case, :func:`thermolinalg.power.best_case_joules`.
 
     Notes
     -----
@@ -68,31 +72,47 @@ class Converter:
     stochastic: bool = field(default=False, metadata={"static": True})
     gain: Scalar = 0.0
     offset: Scalar = 0.0
+    rate: Scalar = 1e8
+    joules: Scalar | None = None
 
     def __post_init__(self) -> None:
         check_count(bits=self.bits)
         check_positive(full_scale=self.full_scale)
         check_finite(gain=self.gain, offset=self.offset)
+        check_positive(rate=self.rate)
+        check_not_negative(joules=self.joules)
 
     def scale(self, largest: jax.Array) -> jax.Array:
-        """Full scale for a block whose largest magnitude is this."""
+        """Full scale for blocks whose largest magnitudes are these; zero for nothing but zeros."""
         if self.full_scale is not None:
-            return jnp.asarray(self.full_scale).astype(largest.dtype)
+            return jnp.broadcast_to(jnp.asarray(self.full_scale).astype(largest.dtype), largest.shape)
+        # The range is chosen by what the converter sees.
+        gain, offset = (jnp.asarray(x).astype(largest.dtype) for x in (self.gain, self.offset))
+        seen = jnp.abs(1 + gain) * largest
         # Exact powers: exp2 of a large exponent rounds.
-        mantissa, exponent = jnp.frexp(largest)
-        return jnp.ldexp(jnp.ones_like(largest), jnp.where(mantissa == 0.5, exponent - 1, exponent))
+        mantissa, exponent = jnp.frexp(seen)
+        power = jnp.ldexp(jnp.ones_like(seen), jnp.where(mantissa == 0.5, exponent - 1, exponent))
+        power = jnp.where(seen > 0, power, 0)
+        return jnp.where(seen + jnp.abs(offset) * power > power, 2 * power, power)
+
+    def saturates(self, largest: jax.Array, scale: jax.Array) -> jax.Array:
+        """Whether magnitudes up to these are beyond a full scale."""
+        gain, offset = (jnp.asarray(x).astype(scale.dtype) for x in (self.gain, self.offset))
+        seen = jnp.abs(1 + gain) * largest + jnp.abs(offset) * scale
+        return jnp.any(seen > scale * (1 + 4 * jnp.finfo(scale.dtype).eps))
 
     def step(self, scale: jax.Array) -> jax.Array:
         """Distance of two levels at a full scale."""
-        bits = jnp.asarray(self.bits).astype(scale.dtype)
-        return 2 * scale / jnp.where(bits > 1, jnp.exp2(bits) - 2, 1)
+        return scale / self._steps(scale.dtype)
 
     def variance(self, scale: jax.Array) -> jax.Array:
         """Mean square of the rounding error, where the signal spreads over several levels."""
         return self.step(scale) ** 2 / (6 if self.stochastic else 12)
 
     def distort(self, block: jax.Array, scale: jax.Array) -> jax.Array:
-        """Apply the errors of gain and offset."""
+        """Apply the errors of gain and offset, to each part of a complex number."""
+        if jnp.iscomplexobj(block):
+            return jax.lax.complex(self.distort(block.real, scale), self.distort(block.imag, scale))
         gain, offset = (jnp.asarray(x).astype(scale.dtype) for x in (self.gain, self.offset))
         return (1 + gain) * block + offset * scale
 
@@ -121,42 +141,37 @@ class Converter:
         if self.stochastic and key is None:
             raise ValueError("stochastic rounding needs a key: device.program(A, key=...)")
         if not jnp.issubdtype(block.dtype, jnp.complexfloating):
-            return self._convert(block, self._range(jnp.abs(block), axis), key, 1.0 if symmetric else None)
+            return self._convert(block, self._range(jnp.abs(block), axis), key, 1 if symmetric else 0)
         scale = self._range(jnp.maximum(jnp.abs(block.real), jnp.abs(block.imag)), axis)
         first, second = (None, None) if key is None else jax.random.split(key)
-        real = self._convert(block.real, scale, first, 1.0 if symmetric else None)
-        imaginary = self._convert(block.imag, scale, second, -1.0 if symmetric else None)
+        real = self._convert(block.real, scale, first, 1 if symmetric else 0)
+        imaginary = self._convert(block.imag, scale, second, -1 if symmetric else 0)
         value = jax.lax.complex(real.value, imaginary.value)
         return Conversion(value, scale, real.saturated | imaginary.saturated)
 
-    def _range(self, sizes: jax.Array, axis: int | None) -> jax.Array:
-        largest = jax.lax.stop_gradient(jnp.max(sizes, axis=axis, keepdims=True, initial=0.0))
-        gain, offset = (jnp.asarray(x).astype(largest.dtype) for x in (self.gain, self.offset))
-        # The range is chosen by what the converter sees.
-        scale = self.scale((1 + jnp.abs(gain)) * largest)
-        if self.full_scale is not None:
-            return jnp.broadcast_to(scale, largest.shape)
-        return jnp.where((1 + jnp.abs(gain)) * largest + jnp.abs(offset) * scale > scale, 2 * scale, scale)
+    def _steps(self, dtype: jnp.dtype) -> jax.Array:
+        """Steps from zero to the full scale."""
+        bits = jnp.asarray(self.bits).astype(jnp.int32)
+        return jnp.where(bits > 1, jnp.ldexp(jnp.ones((), dtype), bits - 1) - 1, 0.5)
 
-    def _convert(self, block: jax.Array, scale: jax.Array, key: jax.Array | None, mirror: float | None) -> Conversion:
-        seen, step = self.distort(block, scale), self.step(scale)
-        live = jnp.where(step > 0, step, 1)
-        # One bit has levels half a step off the grid.
-        shift = jnp.where(jnp.asarray(self.bits) > 1, 0.0, 0.5).astype(scale.dtype)
+    def _range(self, sizes: jax.Array, axis: int | None) -> jax.Array:
+        return self.scale(jax.lax.stop_gradient(jnp.max(sizes, axis=axis, keepdims=True, initial=0.0)))
+
+    def _convert(self, block: jax.Array, scale: jax.Array, key: jax.Array | None, mirror: int) -> Conversion:
+        seen, most = self.distort(block, scale), self._steps(scale.dtype)
+        # In steps, less half a one for one bit, which has levels off the grid. Products, so that the ends are exact.
+        shift = jnp.where(most > 0.5, 0, most)
+        position = seen / jnp.where(scale > 0, scale, 1) * most - shift
         if self.stochastic:
             assert key is not None
-            uniform = jax.random.uniform(key, block.shape, block.dtype)
-            if mirror is not None:
-                lower = jnp.tril(uniform)
-                # The imaginary part of a Hermitian matrix changes sign, and rounds down where its mirror rounds up.
-                above = jnp.triu(uniform.T if mirror > 0 else 1 - uniform.T, 1)
-                uniform = lower + above
-            level = jnp.floor(seen / live - shift + uniform) + shift
+            level = jnp.floor(position + jax.random.uniform(key, block.shape, block.dtype))
         else:
             # To even, which is odd in x but for one bit, where zero has to go somewhere.
-            level = jnp.round(seen / live - shift) + shift
-        clipped = jnp.clip(level * live, -scale, scale)
-        value = jnp.where(scale > 0, clipped, seen)
+            level = jnp.round(position)
+        value = jnp.where(scale > 0, scale * (jnp.clip(level + shift, -most, most) / most), seen)
+        if mirror:
+            # The imaginary part of a Hermitian matrix changes sign, and has no diagonal.
+            value = jnp.tril(value, min(mirror, 0)) + mirror * jnp.tril(value, -1).T
         beyond = jnp.any(jnp.abs(seen) > scale * (1 + 4 * jnp.finfo(scale.dtype).eps))
         return Conversion(value, scale, beyond)
 

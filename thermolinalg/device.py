@@ -40,15 +40,22 @@ class Link:
         Bits of one number.
     rate : float
         Bits per second.
+    joules : float
+        Of one bit. The default, 5 pJ, is an assumption: no figure of such a link was found.
 
     References
     ----------
-    The defaults, 16 bits and 50 Gb/s, are those of the timing model in the appendix of *Thermodynamic natural gradient
-    descent*, arXiv:2405.13817.
+    16 bits and 50 Gb/s are those of the timing model in the appendix of *Thermodynamic natural gradient descent*,
+    arXiv:2405.13817.
     """
 
     bits: int = 16
     rate: float = 50e9
+    joules: float = 5e-12
+
+    def __post_init__(self) -> None:
+        check_positive(bits=self.bits, rate=self.rate)
+        check_not_negative(joules=self.joules)
 
 
 @jax.tree_util.register_dataclass
@@ -298,11 +305,12 @@ class Program:
 
     def _misled(self, answer: jax.Array, force: jax.Array, push: jax.Array) -> jax.Array:
         """What the answer is off because the device has other couplings and feels another force, to first order."""
-        operator, asked = self.machine.operator, jax.lax.stop_gradient(self.operator)
-        wrong = push - force
-        if not self.device.faithful:
-            wrong = wrong - (operator.matmat(answer) - asked.matmat(answer))
-        return operator.solve(wrong)
+        operator = self.machine.operator
+        if self.device.faithful:
+            return operator.solve(push - force)
+        # With the answer y, the couplings S and A as realised and as asked: S^-1 (push - force - (S - A) y).
+        asked = jax.lax.stop_gradient(self.operator)
+        return operator.solve(push - force + asked.matmat(answer)) - answer
 
     def _maimed(self, answer: jax.Array, force: jax.Array) -> jax.Array:
         """The same where nodes are dead, which is no small change: by the answer of a device that works."""

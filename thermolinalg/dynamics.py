@@ -255,7 +255,7 @@ class Capacitive:
         """The same oscillators by their currents and charges: stiffness 1, and the eigenvalue as mass."""
         if self.friction is None:
             raise ValueError("friction is not set; device.program(A) chooses it from the spectrum, or give a number")
-        return Underdamped(rates, self.friction)
+        return Underdamped(rates, jnp.asarray(self.friction).astype(rates.dtype))
 
     def _flow(self, rates: jax.Array, beta: Scalar, time: Scalar) -> laws.RunLaw:
         """Law of voltage and current after a time."""

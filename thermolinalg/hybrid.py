@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from thermolinalg.cost import Ledger
+from thermolinalg.ledger import Ledger
 from thermolinalg.ranges import check_whole
 from thermolinalg.timeline import Task, Timeline, as_seconds, format_seconds, schedule
 
@@ -18,7 +18,7 @@ class Round:
     load : float, >= 0
         Transfer of couplings and right-hand sides over the link.
     relax : float, >= 0
-        The device settles and averages.
+        The device settles, averages and converts.
     read : float, >= 0
         Transfer of the answer over the link.
 
@@ -43,12 +43,13 @@ class Round:
     def of(cls, ledger: Ledger, host_seconds: float) -> "Round":
         """Return the round of a priced run, with couplings that are written anew every time.
 
-        Where couplings stay, pass ``dataclasses.replace(ledger, program=0.0)``.
+        The digital work of the ledger comes on top of `host_seconds`, and converters keep the device busy. Where
+        couplings stay, price the run with ``writes=0``.
         """
         return cls(
-            host=as_seconds("host_seconds", host_seconds),
+            host=as_seconds("host_seconds", host_seconds) + ledger.digital,
             load=ledger.program + ledger.load,
-            relax=ledger.settle + ledger.average,
+            relax=ledger.analog + ledger.convert,
             read=ledger.read,
         )
 

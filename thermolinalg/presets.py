@@ -6,6 +6,7 @@ from thermolinalg.converters import Converter
 from thermolinalg.device import Device, Link
 from thermolinalg.dynamics import Capacitive
 from thermolinalg.laws import Scalar
+from thermolinalg.ranges import check_positive
 
 
 def ideal(beta: Scalar = 1.0) -> Device:
@@ -52,8 +53,8 @@ def rc(bits: Scalar = 16, beta: Scalar = 100.0, chip: Chip | None = None) -> Dev
     Examples
     --------
     >>> device = rc(bits=8)
-    >>> device.time_constant, device.adc.bits
-    (1e-06, 8)
+    >>> round(1e6 * device.time_constant, 6), device.adc.bits
+    (1.0, 8)
     """
     converter = Converter(bits)
     return Device(
@@ -99,6 +100,7 @@ def lc8(bits: Scalar = 12, beta: Scalar = 1.0, quality: Scalar | None = None, ch
     >>> lc8().cells
     8
     """
+    check_positive(quality=quality)
     converter = Converter(bits)
     return Device(
         beta=beta,

@@ -15,6 +15,8 @@ _COSTS = {
     "settle": "burn-in",
     "average": "average",
     "read": "read answer",
+    "convert": "converters",
+    "digital": "host",
     "total": "total",
 }
 
@@ -41,6 +43,12 @@ def attributes(value: Any, *more: str) -> dict[str, Any]:
 def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
     console = Console(highlight=False, markup=False)
+    for columns, lines in _grids(report):
+        grid = Table(*columns, box=None, header_style="bold")
+        for line in lines:
+            grid.add_row(*line)
+        console.print(grid)
+        console.print()
     for title, rows in _tables(report).items():
         table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
         table.add_column(min_width=18, no_wrap=True, style="cyan")
@@ -53,6 +61,10 @@ def show(report: dict[str, Any]) -> None:
 
 def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Titles, and under each the rows of its table; a verb has those parts that make sense for it."""
+    if "presets" in report:
+        return _presets(report)
+    if "sweep" in report:
+        return _sweep(report)
     tables = {"Problem": _problem(report["problem"])}
     if "spectrum" in report:
         tables["Spectrum"] = _spectrum(report["spectrum"])
@@ -72,9 +84,62 @@ def _tables(report: dict[str, Any]) -> dict[str, dict[str, str]]:
     warning = f"{', '.join(status['names'])}: {status['advice']}" if status["flags"] else None
     if "lapack" not in report:
         return tables if warning is None else tables | {"Warning": {"status": warning}}
-    verdict = "clean" if warning is None else f"{warning} No file is written."
+    kept = "No file is written." if report["plot"] is None else "The answer is not written."
+    verdict = "clean" if warning is None else f"{warning} {kept}"
     written = {name: report[name] for name in ("out", "plot") if report[name] is not None}
     return tables | {"Answer": {"status": verdict, **_answer(report), **written}}
+
+
+def _grids(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Tables with columns: their heads, and their lines."""
+    if "presets" in report:
+        heads = ["device", "dynamics", "cells", "time constant", "bits", "beta"]
+        return [(heads, [_preset(name, device) for name, device in report["presets"].items()])]
+    if "sweep" not in report:
+        return []
+    heads = [report["sweep"]["what"], "median error", "5 %", "95 %", "predicted rms", "systematic", "flags"]
+    names = ("value", "median", "low", "high", "predicted_rms", "systematic")
+    lines = [[*(_short(row[name]) for name in names), ", ".join(row["flags"])] for row in report["rows"]]
+    return [(heads, lines)]
+
+
+def _preset(name: str, device: dict[str, Any]) -> list[str]:
+    bits = {f"{bits:g}" for bits in device["bits"].values() if bits is not None}
+    cells = "any number" if device["cells"] is None else str(device["cells"])
+    clock = seconds(device["time_constant_s"])
+    return [name, device["dynamics"], cells, clock, ", ".join(bits) or "exact", f"{device['beta']:g}"]
+
+
+def _presets(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+    tables = {
+        name: {
+            "what": device["what"],
+            "source": device["source"] or "none: it is the equation",
+            "assumed": device["assumed"],
+        }
+        for name, device in report["presets"].items()
+    }
+    return tables if report["example"] is None else tables | {"Example": {"written to": report["example"]}}
+
+
+def _sweep(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+    found, device = report["sweep"], report["device"]
+    kappa = "" if found["kappa"] is None else f", condition number {found['kappa']:.4g}"
+    if found["what"] == "kappa":
+        kappa = kappa.replace(", ", ", planned for ")
+    rows = {
+        "verb": f"{found['primitive']}, {found['repeats']} runs at each value",
+        "matrix": f"{found['matrix']}, {found['unknowns']} unknowns{kappa}",
+    }
+    # Every run has a chip of its own.
+    rows |= _plan(report["plan"], device | {"chip_seed": None}) | {"limits": "; ".join(report["limits"])}
+    rows |= {name: report[name] for name in ("out", "plot") if report[name] is not None}
+    took = seconds(sum(report["simulation_s"].values()))
+    return {"Sweep": rows | {"time of simulation": f"{took}, compilation included"}}
+
+
+def _short(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, str]:
@@ -117,7 +182,9 @@ def _plan(plan: dict[str, Any], device: dict[str, Any]) -> dict[str, str]:
     if plan["rtol"] is not None:
         often = f"{100 * plan['confidence']:.4g} % of runs"
         rows["promise"] = f"relative error at most {plan['rtol']:.3g} in {often}"
-    rows["device"] = f"{device['dynamics']}, beta {device['beta']:.3g}, time constant {time_constant}"
+    beta = "swept" if device["beta"] is None else f"{device['beta']:.3g}"
+    rows["device"] = f"{_named(device)}, beta {beta}, time constant {time_constant}"
+    rows |= _imperfections(device)
     if plan["samples"] is not None:
         rows["samples"] = f"{plan['samples']:.0f}"
     if plan["replicas"] > 1:
@@ -126,6 +193,22 @@ def _plan(plan: dict[str, Any], device: dict[str, Any]) -> dict[str, str]:
         label: f"{plan['natural'][name]:.4g} natural units = {plan['time_constants'][name]:.4g} time constants"
         for name, label in _TIMES.items()
     }
+
+
+def _named(device: dict[str, Any]) -> str:
+    """Preset and dynamics."""
+    return ", ".join(device[name] for name in ("preset", "dynamics") if name in device)
+
+
+def _imperfections(device: dict[str, Any]) -> dict[str, str]:
+    """Rows of what a device does not do exactly."""
+    rows, given = dict[str, str](), {name: bits for name, bits in device["bits"].items() if bits is not None}
+    if given:
+        rows["converters"] = ", ".join(f"{bits:g} bits for {name}" for name, bits in given.items())
+    if device["mismatch"] is not None:
+        chip = f", chip {device['chip_seed']}" if device.get("chip_seed") is not None else ""
+        rows["mismatch"] = f"{device['mismatch']:.3g}{chip}"
+    return rows
 
 
 def _budget(budget: dict[str, Any] | None) -> dict[str, str]:
@@ -146,7 +229,8 @@ def _answer(report: dict[str, Any]) -> dict[str, str]:
     if "estimate" in report:
         estimate = report["estimate"]
         rows["log determinant"] = f"{estimate['value']:.6g} ± {estimate['stderr']:.2g}"
-        parts = ", ".join(f"{name} {abs(estimate[name]):.2g}" for name in ("thermal", "bias", "survey"))
+        named = [name for name in ("thermal", "bias", "survey", "systematic") if name in estimate]
+        parts = ", ".join(f"{name} {abs(estimate[name]):.2g}" for name in named)
         rows["standard error"] = parts
     if lapack is None:
         rows["relative error"] = "not known, LAPACK was not asked or broke down"
@@ -165,6 +249,8 @@ def _answer(report: dict[str, Any]) -> dict[str, str]:
         if lapack.get("rms_z") is not None:
             entries = f"{lapack['rms_z']:.3g} standard errors root mean square, at most {lapack['max_z']:.3g}"
             rows["errors of entries"] = entries
+    if report.get("systematic") is not None:
+        rows["systematic part"] = f"{span(report['systematic'])} predicted, of converters and mismatch"
     if "refinement" in report:
         rows |= _refinement(report["refinement"])
     if lapack is not None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import thermolinalg as tla
-from thermolinalg.commands.job import described, times
+from thermolinalg.commands.job import described, times, told
 from thermolinalg.commands.matrices import inverse
 from thermolinalg.commands.session import Operand, Precision, Session
 from thermolinalg.covariances import FORGOTTEN, overlap
@@ -67,31 +67,30 @@ class LogDeterminant:
         return described(self.operand, problem, self.program.device, spectrum=self.program.spectrum)
 
     def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
-        stats, spectrum, device = solution.stats, self.program.spectrum, self.program.device
+        stats, spectrum = solution.stats, self.program.spectrum
         assert spectrum is not None
         samples = int(np.sum(stats["samples"]))
         fastest = self.program.machine.dynamics.clock(jnp.maximum(spectrum.maximum, stats["reference"]))
         plan = tla.Plan(0.0, stats["device_time"], samples, clock=fastest)
-        # Couplings are written anew at every node of the path.
-        rewritten = (int(stats["nodes"]) - 1) * self.dim**2
-        ledger = tla.cost(plan, device, dim=self.dim, loaded=rewritten, read=samples * self.dim)
-        names = ("reference", "nodes", "thermal", "bias", "survey")
+        names = ["reference", "nodes", "thermal", "bias", "survey"]
+        names += [name for name in ("systematic",) if name in stats]
         value, stderr = float(solution.value), float(solution.stderr)
         lapack = None
         if truth is not None:
             error = value - float(truth)
             lapack = {"value": float(truth), "error": error, "z": error / stderr if stderr > 0 else None}
         estimate = {"value": value, "stderr": stderr} | {name: stats[name] for name in names}
-        return {"estimate": estimate, "lapack": lapack, "plan": times(plan), "device_s": attributes(ledger, "total")}
+        prices = attributes(tla.cost_of(solution, self.program).seconds, "total")
+        return {"estimate": estimate, "lapack": lapack, "plan": times(plan), "device_s": prices}
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         from thermolinalg.figures import repeated_errors, repeated_figure
 
         counts = sorted({max(round(scale * self.samples), min(self.samples, 128)) for scale in (0.01, 0.1, 1.0)})
 
-        def sweep(_: tuple[()], keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def sweep(_: tuple[()], keys: jax.Array) -> tuple[jax.Array, ...]:
             solutions = [self._estimate(key, n) for key, n in zip(keys, counts, strict=True)]
-            return jnp.stack([x.value for x in solutions]), jnp.stack([x.stderr for x in solutions])
+            return tuple(jnp.stack(parts) for parts in zip(*map(told, solutions), strict=True))
 
         runs = repeated_errors(sweep, (), truth, counts, key=key)
         title = f"Log determinant of {self.operand.name}: {self.dim} unknowns"
@@ -164,13 +163,19 @@ class Samples:
 
     def describe(self) -> dict[str, Any]:
         loaded = 0 if self.given is None else self.dim
-        ledger = tla.cost(self.plan, self.program.device, dim=self.dim, loaded=loaded, read=self.count * self.dim)
+        ledger = tla.cost(
+            *(self.plan, self.program.device),
+            dim=self.dim,
+            loaded=loaded,
+            read=self.count * self.dim,
+            components=self.program.operator.components,
+        )
         problem = {"right_hand_side": self.given, "samples": self.count, "path": self.path}
         return described(self.operand, problem, self.program.device, self.plan, ledger, self.program.spectrum)
 
     def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
         shared = self._shared(truth)
-        parts = {"check": self._check(solution, truth, shared), "lapack": None}
+        parts = {"check": self._check(solution, truth, shared), "systematic": None, "lapack": None}
         if truth is None or shared is None:
             return parts
         away, components = self._away(solution, truth), self.program.operator.components
@@ -179,8 +184,13 @@ class Samples:
         # For real samples an entry on the diagonal has twice the variance.
         spread = np.sqrt(np.sum(variance) + (np.trace(variance) if components == 1 else 0.0))
         found, length = away.T @ away.conj() / self.count / components, np.linalg.norm(truth)
-        errors = {"relative_error": np.linalg.norm(found - truth) / length, "predicted_rms": spread / length}
-        return parts | {"lapack": errors}
+        shift = np.linalg.norm(self._shift(solution, truth))
+        errors = {
+            "relative_error": np.linalg.norm(found - truth) / length,
+            "predicted_rms": np.hypot(spread, shift) / length,
+        }
+        systematic = None if self.program.device.exact else shift / length
+        return parts | {"systematic": systematic, "lapack": errors}
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         from thermolinalg.figures import energy_figure
@@ -195,6 +205,18 @@ class Samples:
         force = self.force.reshape(-1)
         mean = solution.stats["mean"] if truth is None else float(self.program.device.beta) * (truth @ force)
         return Precision.float64.cast(np.asarray(solution.value)) - np.asarray(mean)[None]
+
+    def _shift(self, solution: tla.Solution, truth: np.ndarray) -> np.ndarray:
+        """What couplings as they are written and a converter make of the covariance, less what it is to be, (d, d)."""
+        device, operator = self.program.device, self.program.machine.operator
+        if device.exact:
+            return np.zeros((self.dim, self.dim))
+        held = np.asarray(operator.solve(jnp.eye(self.dim, dtype=operator.dtype))) / float(device.beta)
+        if device.adc is not None:
+            states = np.asarray(solution.value)
+            largest = max(np.max(np.abs(states.real)), np.max(np.abs(states.imag)))
+            held = held + np.eye(self.dim) * float(device.adc.variance(device.adc.scale(jnp.asarray(largest))))
+        return held - truth
 
     def _energies(self, away: np.ndarray) -> np.ndarray:
         """Twice the energy of each sample over the temperature: chi-square, with the degrees of freedom of a state."""

@@ -8,12 +8,17 @@ import jax
 import numpy as np
 
 import thermolinalg as tla
+from thermolinalg.commands.devices import facts_of
 from thermolinalg.commands.session import REFERENCE_LIMIT, Operand, Session
 from thermolinalg.files import write_array, write_bytes
 from thermolinalg.report import attributes, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_DEVICE = tla.Status.SATURATED | tla.Status.COARSE | tla.Status.IMPRECISE
+"""Flags of errors that a device makes, and that are part of every prediction."""
 
 
 class Job(Protocol):
@@ -48,7 +53,10 @@ class Job(Protocol):
 
 
 def carry_out(job: Job, seed: int, out: Path | None, plot: Path | None) -> dict[str, Any]:
-    """Run a job, write its files if the answer is clean, and return all there is to say as plain numbers."""
+    """Run a job, write its files if the answer is clean, and return all there is to say as plain numbers.
+
+    The figure shows what an imprecise device does, so it is drawn for that answer too.
+    """
     from thermolinalg.figures import png
 
     key = jax.random.key(seed)
@@ -60,7 +68,7 @@ def carry_out(job: Job, seed: int, out: Path | None, plot: Path | None) -> dict[
         answer["lapack"] |= {"method": job.method, "seconds": elapsed}
     rest = {"simulation_s": job.session.seconds, "status": status(solution.status), "out": None, "plot": None}
     report = plain(job.describe() | answer | rest)
-    if report["status"]["flags"]:
+    if report["status"]["flags"] & ~_DEVICE:
         return report
     picture = None
     if plot is not None:
@@ -68,7 +76,7 @@ def carry_out(job: Job, seed: int, out: Path | None, plot: Path | None) -> dict[
             raise ValueError("--plot needs the answer of LAPACK, whose factorisation of A breaks down")
         with job.session.phase("plot", "Drawing"):
             picture = png(job.draw(solution, truth, jax.random.fold_in(key, 1)))
-    if out is not None:
+    if out is not None and not report["status"]["flags"]:
         write_array(out, np.asarray(solution.value))
         report["out"] = str(out)
     if plot is not None and picture is not None:
@@ -95,6 +103,20 @@ def _reference(job: Job) -> tuple[np.ndarray | None, float]:
     return truth, min(times)
 
 
+def share(solution: tla.Solution, axis: int | None = None) -> np.ndarray | None:
+    """Length of what the device shifts the answer by over that of the answer; None where it shifts nothing."""
+    if "systematic" not in solution.stats:
+        return None
+    shift, length = (np.linalg.norm(np.asarray(x), axis=axis) for x in (solution.stats["systematic"], solution.value))
+    return shift / np.where(length > 0, length, 1.0)
+
+
+def told(solution: tla.Solution) -> tuple[jax.Array, ...]:
+    """Value and standard error, and the part of it that the device makes, if it makes one."""
+    parts = (solution.value, solution.stderr)
+    return (*parts, solution.stats["systematic"]) if "systematic" in solution.stats else parts
+
+
 def status(flags: Any) -> dict[str, Any]:
     """Flags as a number, as names, and as advice."""
     found = tla.Status(int(flags))
@@ -115,18 +137,14 @@ def described(
     """What is known before a run, in the parts that a report has."""
     parts: dict[str, Any] = {
         "problem": operand.facts | problem,
-        "device": {
-            "dynamics": type(device.dynamics).__name__.lower(),
-            "beta": device.beta,
-            "time_constant_s": device.time_constant,
-        },
+        "device": facts_of(device),
     }
     if spectrum is not None:
         parts["spectrum"] = attributes(spectrum, "kappa", "kappa_bound", "resolved")
     if plan is not None:
         parts["plan"] = times(plan)
     if ledger is not None:
-        parts["device_s"] = attributes(ledger, "total")
+        parts["device_s"] = attributes(ledger.seconds, "total")
     return parts
 
 

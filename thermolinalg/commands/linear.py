@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 import thermolinalg as tla
-from thermolinalg.commands.job import described
+from thermolinalg.commands.devices import check_solves
+from thermolinalg.commands.job import described, share
 from thermolinalg.commands.session import Operand, Session
 from thermolinalg.operators import as_block
 from thermolinalg.plan import Budget
@@ -32,6 +33,7 @@ class System:
     def read(cls, session: Session, a: Path, b: Path | None, device: tla.Device) -> "System":
         from thermolinalg.figures import check_curve
 
+        check_solves(device, "solve")
         operand = session.read(a)
         operator = tla.as_operator(operand.matrix)
         force = session.read_force(b, operator.dim)
@@ -56,9 +58,14 @@ class System:
         kappa = float(self.program.spectrum.kappa)
         return f"{self.operand.name}: {self.dim} unknowns, condition number {kappa:.3g}"
 
+    def price(self, plan: tla.Plan) -> tla.Ledger:
+        """What a run of this plan costs."""
+        components = self.program.operator.components
+        return tla.cost(plan, self.program.device, dim=self.dim, columns=self.columns, components=components)
+
     def describe(self, plan: tla.Plan) -> dict[str, Any]:
         """What is known before a run of this plan."""
-        ledger = tla.cost(plan, self.program.device, dim=self.dim, columns=self.columns)
+        ledger = self.price(plan)
         problem = {"right_hand_side": self.given, "columns": self.columns}
         return described(self.operand, problem, self.program.device, plan, ledger, self.program.spectrum)
 
@@ -118,7 +125,8 @@ class Solve:
             error, stderr = np.asarray(solution.value) - truth, np.asarray(solution.stderr)
             lapack = {"relative_error": relative(error, truth), "predicted_rms": relative(stderr, truth)}
         certificate = tla.certify(self.system.program, self.system.force, solution)
-        return {"certificate": attributes(certificate), "lapack": lapack}
+        parts = {"certificate": attributes(certificate), "systematic": share(solution, axis=0)}
+        return parts | {"lapack": lapack}
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         from thermolinalg.figures import error_curve, error_figure

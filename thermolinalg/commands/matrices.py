@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import thermolinalg as tla
-from thermolinalg.commands.job import described
+from thermolinalg.commands.job import described, share, told
 from thermolinalg.commands.session import Operand, Session
 from thermolinalg.drifts import as_drift
 
@@ -53,11 +53,12 @@ class Inverse:
         return inverse(self.operand.exact)
 
     def describe(self) -> dict[str, Any]:
-        ledger = tla.cost(self.plan, self.program.device, dim=self.dim, loaded=0, read=self.dim**2)
+        components = self.program.operator.components
+        ledger = tla.cost_moments(self.plan, self.program.device, dim=self.dim, components=components)
         return described(self.operand, {}, self.program.device, self.plan, ledger, self.program.spectrum)
 
     def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
-        return {"lapack": _matrix_errors(solution, truth)}
+        return {"systematic": share(solution), "lapack": _matrix_errors(solution, truth)}
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         def estimate(program: tla.Program, key: jax.Array, scale: jax.Array) -> tla.Solution:
@@ -77,22 +78,20 @@ class _Drift:
     operand: Operand
     drift: jax.Array
     plan: tla.Plan
+    device: tla.Device
 
     @property
     def dim(self) -> int:
         return self.drift.shape[0]
 
-    @property
-    def device(self) -> tla.Device:
-        """The ideal one: the noise is that of the problem."""
-        return tla.Device()
-
     def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
-        return {"lapack": _matrix_errors(solution, truth)}
+        return {"systematic": share(solution), "lapack": _matrix_errors(solution, truth)}
 
-    def _described(self, problem: dict[str, Any]) -> dict[str, Any]:
-        """With the covariance of the noise written to the device, and the moments read."""
-        ledger = tla.cost(self.plan, self.device, dim=self.dim, loaded=self.dim**2, read=self.dim**2)
+    def _described(self, problem: dict[str, Any], noise: bool, states: int) -> dict[str, Any]:
+        """With or without a covariance of the noise to write, and so many states that are read for one sample."""
+        # Real and imaginary parts of a drift are cells of their own.
+        dim = (2 if np.iscomplexobj(self.drift) else 1) * self.dim
+        ledger = tla.cost_moments(self.plan, self.device, dim=dim, loaded=dim**2 if noise else 0, states=states)
         return described(self.operand, problem, self.device, self.plan, ledger)
 
     def _scaled(self, scale: jax.Array) -> tla.Plan:
@@ -111,16 +110,18 @@ class Lyapunov(_Drift):
     method = "Bartels-Stewart: Schur form and back substitution"
 
     @classmethod
-    def prepare(cls, session: Session, a: Path, q: Path | None, rtol: float, confidence: float) -> "Lyapunov":
+    def prepare(
+        cls, session: Session, a: Path, q: Path | None, device: tla.Device, rtol: float, confidence: float
+    ) -> "Lyapunov":
         operand = session.read(a)
         drift = as_drift(operand.dense)
         session.check_drawable(drift.shape[0])
         right = session.dtype.cast(np.eye(drift.shape[0])) if q is None else session.read(q).dense
-        plan = session.plan(lambda: tla.plan.lyapunov(drift, right, rtol=rtol, confidence=confidence))
-        return cls(session, operand, drift, plan, None if q is None else q.name, right)
+        plan = session.plan(lambda: tla.plan.lyapunov(drift, right, rtol=rtol, confidence=confidence, device=device))
+        return cls(session, operand, drift, plan, _unscaled(device), None if q is None else q.name, right)
 
     def run(self, key: jax.Array) -> tla.Solution:
-        return tla.lyapunov(self.drift, self.diffusion, key=key, plan=self.plan)
+        return tla.lyapunov(self.drift, self.diffusion, key=key, plan=self.plan, device=self.device)
 
     def exact(self) -> np.ndarray:
         from scipy.linalg import solve_continuous_lyapunov
@@ -128,11 +129,11 @@ class Lyapunov(_Drift):
         return solve_continuous_lyapunov(self.operand.exact, Operand("Q", self.diffusion).exact)
 
     def describe(self) -> dict[str, Any]:
-        return self._described({"diffusion": self.given})
+        return self._described({"diffusion": self.given}, noise=True, states=1)
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         def estimate(operands: tuple[jax.Array, jax.Array], key: jax.Array, scale: jax.Array) -> tla.Solution:
-            return tla.lyapunov(*operands, key=key, plan=self._scaled(scale))
+            return tla.lyapunov(*operands, key=key, plan=self._scaled(scale), device=self.device)
 
         title = f"Lyapunov equation of {self.operand.name}: {self.dim} unknowns"
         fixed, second = float(self.plan.burn_in), self.device.time_constant
@@ -150,16 +151,26 @@ class Exponential(_Drift):
 
     @classmethod
     def prepare(
-        cls, session: Session, a: Path, time: float, shift: float | None, rtol: float, confidence: float
+        cls,
+        session: Session,
+        a: Path,
+        device: tla.Device,
+        time: float,
+        shift: float | None,
+        rtol: float,
+        confidence: float,
     ) -> "Exponential":
         operand = session.read(a)
         drift = as_drift(operand.dense)
         session.check_drawable(drift.shape[0])
-        plan = session.plan(lambda: tla.plan.expm(drift, time, shift=shift, rtol=rtol, confidence=confidence))
-        return cls(session, operand, drift, plan, time, shift)
+
+        def plan() -> tla.Plan:
+            return tla.plan.expm(drift, time, shift=shift, device=device, rtol=rtol, confidence=confidence)
+
+        return cls(session, operand, drift, session.plan(plan), _unscaled(device), time, shift)
 
     def run(self, key: jax.Array) -> tla.Solution:
-        return tla.expm(self.drift, self.time, shift=self.shift, key=key, plan=self.plan)
+        return tla.expm(self.drift, self.time, shift=self.shift, key=key, plan=self.plan, device=self.device)
 
     def exact(self) -> np.ndarray:
         from scipy.linalg import expm
@@ -167,15 +178,21 @@ class Exponential(_Drift):
         return expm(self.time * self.operand.exact)
 
     def describe(self) -> dict[str, Any]:
-        return self._described({"time": self.time, "shift": self.shift})
+        return self._described({"time": self.time, "shift": self.shift}, noise=False, states=2)
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":
         def estimate(drift: jax.Array, key: jax.Array, scale: jax.Array) -> tla.Solution:
-            return tla.expm(drift, self.time, shift=self.shift, key=key, plan=self._scaled(scale))
+            plan = self._scaled(scale)
+            return tla.expm(drift, self.time, shift=self.shift, key=key, plan=plan, device=self.device)
 
         title = f"Exponential of {self.time:g} times {self.operand.name}: {self.dim} unknowns"
         fixed, second = float(self.plan.burn_in), self.device.time_constant
         return _matrix_figure(estimate, self.drift, truth, self.plan, fixed, title, second, key)
+
+
+def _unscaled(device: tla.Device) -> tla.Device:
+    """The device at the temperature at which the noise is that of the problem."""
+    return replace(device, beta=1.0)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
@@ -220,10 +237,9 @@ def _matrix_figure(
     clock, real = float(plan.clock), jnp.asarray(plan.duration).dtype
     ends = [clock * (fixed + scale * (float(plan.total) - fixed)) for scale in _SCALES]
 
-    def sweep(operands: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def run(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            solution = estimate(operands, *case)
-            return solution.value, solution.stderr
+    def sweep(operands: Any, keys: jax.Array) -> tuple[jax.Array, ...]:
+        def run(case: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+            return told(estimate(operands, *case))
 
         return jax.lax.map(run, (keys, jnp.asarray(_SCALES, real)))
 

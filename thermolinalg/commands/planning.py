@@ -12,9 +12,7 @@ from thermolinalg.plan import Budget
 
 def planned(job: Solve, budget: Budget | None) -> dict[str, Any]:
     """Everything about a plan that is worth telling."""
-    parts, device = job.describe(), job.system.program.device
-    busy = job.system.columns * device.time_constant * float(job.plan.time_constants)
-    energy = device.cell_power * job.dim * job.plan.replicas * busy
+    parts, energy = job.describe(), job.system.price(job.plan).joules.analog
     with job.session.phase("ladder", "Planning with less"):
         limits = None if budget is None else {"seconds": budget.seconds, "joules": budget.joules}
         return parts | {"budget": limits, "energy_j": energy, "ladder": ladder(job)}

@@ -1,6 +1,6 @@
 """Linear systems by refinement as a job of the command line."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +77,8 @@ class Refine:
         return self.system.describe(self.plan)
 
     def answer(self, solution: tla.Solution, truth: np.ndarray | None) -> dict[str, Any]:
-        stats, device = solution.stats, self.system.program.device
-        runs = int(np.sum(stats["steps"]))
-        every = replace(self.plan, burn_in=runs * self.plan.burn_in, duration=runs * self.plan.duration)
-        numbers = runs * self.dim
-        ledger = tla.cost(every, device, dim=self.dim, loaded=numbers, read=numbers)
+        stats = solution.stats
+        ledger = tla.cost_of(solution, self.system.program)
         value = np.asarray(solution.value)
         counted = ("steps", "matvecs", "plain_cg", "contraction", "predicted_contraction")
         refinement = {name: stats[name] for name in counted} | {
@@ -95,7 +92,7 @@ class Refine:
             "refinement": refinement,
             "certificate": attributes(tla.certify(self.system.program, self.system.force, solution)),
             "lapack": None if truth is None else {"relative_error": relative(value - truth, truth)},
-            "device_s": attributes(ledger, "total"),
+            "device_s": attributes(ledger.seconds, "total"),
         }
 
     def draw(self, solution: tla.Solution, truth: np.ndarray, key: jax.Array) -> "Figure":

@@ -91,6 +91,8 @@ class Session:
         Whether a figure will be asked for, so that one which cannot be drawn is refused before anything runs.
     live : bool
         Whether to show on a terminal what is going on.
+    seed : int
+        For converters that round at random.
     seconds : dict
         Time that each phase took.
     """
@@ -98,6 +100,7 @@ class Session:
     dtype: Precision
     drawn: bool
     live: bool
+    seed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -107,7 +110,7 @@ class Session:
         begin = perf_counter()
         with console.status(text) if self.live and console.is_terminal else nullcontext():
             yield
-        self.seconds[name] = perf_counter() - begin
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
 
     def read(self, path: Path) -> Operand:
         """Read a matrix."""
@@ -121,7 +124,7 @@ class Session:
     def program(self, operand: Operand, operator: Operator, device: tla.Device) -> tla.Program:
         """Write the couplings to a device."""
         with self.phase("program", f"Finding the spectrum of {operand.name}"):
-            return jax.block_until_ready(device.program(operator))
+            return jax.block_until_ready(device.program(operator, key=jax.random.key(self.seed)))
 
     def plan(self, plan: Callable[[], tla.Plan]) -> tla.Plan:
         """Plan a run."""

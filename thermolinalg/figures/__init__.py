@@ -12,3 +12,4 @@ from thermolinalg.figures.refinements import refinement_figure as refinement_fig
 from thermolinalg.figures.repeated import RepeatedErrors as RepeatedErrors
 from thermolinalg.figures.repeated import repeated_errors as repeated_errors
 from thermolinalg.figures.repeated import repeated_figure as repeated_figure
+from thermolinalg.figures.sweeps import sweep_figure as sweep_figure

@@ -19,6 +19,13 @@ def draw_runs(axes: "Axes", ends: ArrayLike, errors: ArrayLike, what: str, color
     axes.plot(ends, errors, marker, ms=3.5, mew=0, alpha=0.75, color=color, label=label)
 
 
+def draw_systematic(axes: "Axes", ends: ArrayLike, errors: ArrayLike | None, what: str) -> None:
+    """What a device adds to errors at their ends (m,), however long it runs; of a device that adds nothing, nothing."""
+    if errors is not None:
+        label = f"{what}predicted part of converters and mismatch"
+        axes.plot(ends, errors, color="#6a51a3", lw=1.2, ls="-.", label=label)
+
+
 def finish(axes: "Axes", title: str) -> None:
     """What all figures have in common."""
     axes.set_title(title, loc="left", fontsize="medium")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from thermolinalg.figures.axes import draw_runs, finish
+from thermolinalg.figures.axes import draw_runs, draw_systematic, finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,15 +28,18 @@ class RepeatedErrors:
         Errors in the Frobenius norm of independent runs.
     predicted : Array, shape (m,)
         Root mean square error, from the standard errors that the runs state.
+    systematic : Array, shape (m,), optional
+        The part of it that the device makes, of one that makes any.
     """
 
     ends: jax.Array
     errors: jax.Array
     predicted: jax.Array
+    systematic: jax.Array | None = None
 
 
 def repeated_errors(
-    sweep: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
+    sweep: Callable[[Any, jax.Array], tuple[jax.Array, ...]],
     operands: Any,
     truth: ArrayLike,
     ends: Sequence[float],
@@ -50,7 +53,8 @@ def repeated_errors(
     Parameters
     ----------
     sweep : callable
-        From operands, and one key for each of m lengths, to values, shape (m, ...), and their standard errors; traced.
+        From operands, and one key for each of m lengths, to values, shape (m, ...), and their standard errors; third
+        may be the parts of these that the device makes. Traced.
     operands : tree of arrays
     truth : array, in the shape of a value
         The exact answer; not zero if `relative`.
@@ -65,12 +69,12 @@ def repeated_errors(
     exact = np.asarray(truth).reshape(-1)
     keys = jax.random.split(key, (runs, len(ends)))
     found = jax.jit(lambda operands, keys: jax.lax.map(lambda k: sweep(operands, k), keys))(operands, keys)
-    values, stderr = (np.asarray(x).reshape(runs, len(ends), -1) for x in found)
+    values, *stated = (np.asarray(x).reshape(runs, len(ends), -1) for x in found)
     scale = np.linalg.norm(exact) if relative else 1.0
     errors = np.linalg.norm(values - exact[None, None], axis=2).T / scale
     # Some estimators read their standard error off the samples, so that it scatters too.
-    predicted = np.sqrt(np.mean(np.sum(stderr**2, axis=2), axis=0)) / scale
-    return RepeatedErrors(jnp.asarray(ends), jnp.asarray(errors), jnp.asarray(predicted))
+    predicted = [jnp.asarray(np.sqrt(np.mean(np.sum(part**2, axis=2), axis=0)) / scale) for part in stated]
+    return RepeatedErrors(jnp.asarray(ends), jnp.asarray(errors), *predicted)
 
 
 def repeated_figure(
@@ -82,6 +86,7 @@ def repeated_figure(
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(runs.ends, runs.predicted, color="#2171b5", lw=1.5, label="predicted root mean square")
+    draw_systematic(axes, runs.ends, runs.systematic, "")
     draw_runs(axes, runs.ends, runs.errors, "", "#d94801", "o")
     name, length = planned
     axes.axvline(length, color="0.25", lw=1, ls="--", label=f"{name}, {length:.3g}")

@@ -9,6 +9,7 @@ from thermolinalg.convergence import Estimate, Estimator, laurent_massart
 from thermolinalg.device import Device
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.power import cell_watts
 from thermolinalg.ranges import check_positive
 
 
@@ -44,7 +45,7 @@ class Budget:
         if self.joules is None:
             assert self.seconds is not None
             return self.seconds
-        paid = self.joules / (device.cell_power * dim * replicas)
+        paid = self.joules / cell_watts(device, dim, replicas)
         if self.seconds is None:
             return paid
         return min(self.seconds, paid) if is_concrete(self.seconds, paid) else jnp.minimum(self.seconds, paid)
