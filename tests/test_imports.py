@@ -14,7 +14,8 @@ PACKAGE = Path(tla.__file__).parent
 STORY = [
     *("relaxation", "solution"),
     *("operators.base", "operators.lanczos", "operators.modal", "operators.sparse", "operators.matrix_free"),
-    *("operators.convert", "operators", "spectrum", "definiteness", "laws", "ranges", "transition", "paths", "conditioning"),
+    *("operators.convert", "operators", "spectrum", "definiteness", "laws", "ranges"),
+    *("transition", "paths", "conditioning"),
     *("streaming.twofold", "streaming.moments", "streaming.lagged", "streaming.batches", "streaming"),
     *("process", "drifts"),
     *("sde.brownian", "sde.equations", "sde.scheme", "sde.engine", "sde.explicit", "sde.higher", "sde.exponential"),

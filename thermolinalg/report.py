@@ -274,7 +274,7 @@ def _refinement(course: dict[str, Any]) -> dict[str, str]:
         "digital products": f"{span(course['matvecs'])} with A; plain conjugate gradients, without a device" + needed,
         "device time": f"{span(device['time_constants'])} time constants = {_spell(device['seconds'])}",
         "by averaging": f"{span(direct['time_constants'])} time constants = {_spell(direct['seconds'])} after "
-        "burn-in, to the wanted error",
+        "burn-in, to the wanted error, on a perfect device",
     }
 
 
