@@ -21,7 +21,7 @@ from thermolinalg.converters import Converter, ReadNoise
 from thermolinalg.definiteness import judge, refuse
 from thermolinalg.dynamics import Capacitive, Dynamics, Overdamped
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import Kronecker, Operator, as_block, as_inexact, as_operator, is_concrete
+from thermolinalg.operators import Dense, Kronecker, Operator, as_block, as_inexact, as_operator, is_concrete
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 from thermolinalg.readout import ReadOut
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, Simulator, State
@@ -189,7 +189,12 @@ class Device:
         if is_concrete(status):
             refuse(operator, spectrum, status, "A" if self.faithful else "what the device makes of A")
         status = status if flags is None else status | flags
-        return Program(asked, Machine(operator, dynamics, self.beta), self, status, spectrum)
+        off = None
+        if isinstance(written, Dense) and isinstance(asked, Dense) and not self.faithful:
+            # Half the size will do for an error, and is read in half the time.
+            half = jnp.complex64 if jnp.iscomplexobj(written.matrix) else jnp.float32
+            off = (written.matrix - jax.lax.stop_gradient(asked.matrix)).astype(half)
+        return Program(asked, Machine(operator, dynamics, self.beta), self, status, spectrum, off)
 
 
 @jax.tree_util.register_dataclass
@@ -209,6 +214,8 @@ class Program:
         Flags of :class:`thermolinalg.Status` that concern the operator.
     spectrum : Spectrum or None
         Of the couplings as realised; None when the simulator needs no eigenvalues.
+    off : Array, shape (d, d), or None
+        What dense couplings as realised exceed those given by, in single precision.
     """
 
     operator: Operator
@@ -216,6 +223,7 @@ class Program:
     device: Device
     status: jax.Array
     spectrum: Spectrum | None
+    off: jax.Array | None = None
 
     def side_by_side(self, replicas: int) -> "Program":
         """The program on several devices whose averages are averaged: in law one device that is as much colder.
@@ -258,7 +266,7 @@ class Program:
             error = jnp.hypot(error, jnp.abs(self._maimed(self.respond(push, schedule), force)))
         elif not device.faithful or device.force_dac is not None:
             error = jnp.hypot(error, jnp.abs(self._misled(average, force, push)))
-        stderr = jnp.hypot(reading.stderr, error)
+        stderr, flags = jnp.hypot(reading.stderr, error), reading.flags | flags
         return replace(reading, average=average, stderr=stderr, systematic=error, flags=flags)
 
     def covariance(self, key: jax.Array, schedule: Schedule, route: int | None) -> Reading:
@@ -267,10 +275,10 @@ class Program:
         reading = device.simulator.covariance(machine, key, schedule, route)
         if device.faithful and device.readout.ideal:
             return reading
-        value, flags, error = reading.average, jnp.zeros((), jnp.int32), jnp.zeros_like(reading.stderr)
+        value, flags, error = reading.average, reading.flags, jnp.zeros_like(reading.stderr)
         if not device.readout.ideal:
             seen = device.readout.moment(value, machine.beta, schedule, jax.random.fold_in(key, READ))
-            value, error, flags = seen
+            value, error, flags = seen.value, seen.error, flags | seen.flags
         if not device.faithful:
             eye = jnp.eye(self.operator.dim, dtype=value.dtype)
             inverse, asked = machine.operator.solve(eye), jax.lax.stop_gradient(self.operator)
@@ -308,6 +316,8 @@ class Program:
         operator = self.machine.operator
         if self.device.faithful:
             return operator.solve(push - force)
+        if self.off is not None:
+            return operator.solve(push - force - (self.off @ answer.astype(self.off.dtype)).astype(answer.dtype))
         # With the answer y, the couplings S and A as realised and as asked: S^-1 (push - force - (S - A) y).
         asked = jax.lax.stop_gradient(self.operator)
         return operator.solve(push - force + asked.matmat(answer)) - answer

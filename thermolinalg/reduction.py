@@ -20,7 +20,7 @@ from thermolinalg.draws import white_noise
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.primitives.checks import check_follows
+from thermolinalg.primitives.checks import check_follows, imprecision
 from thermolinalg.simulators import Machine, Reading, Schedule, State
 from thermolinalg.solution import Solution, Status
 
@@ -150,6 +150,7 @@ def _end_points(
     flags = program.status | reading.flags | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
     gain = mean_square(jnp.zeros_like(chosen)) / mean_square(chosen)
     stats = {"plan": plan, "weight": chosen, "gain": gain, "time_constants": plan.time_constants}
+    flags |= imprecision(program.device, reading.systematic, value, plan)
     method = "The solution is a time average in which the first and the last state count for more."
     return Solution(value.reshape(shape), stderr.reshape(shape), flags, stats, method)
 

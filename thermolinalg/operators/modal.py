@@ -80,7 +80,8 @@ class Dense(Modal):
         return self.basis @ block
 
     def diagonal(self, function: Function) -> jax.Array:
-        return jnp.abs(self.basis) ** 2 @ function(self.rates)
+        # Summed as it is multiplied; a product with the squares would write all of them first.
+        return jnp.sum((self.basis * self.basis.conj()).real * function(self.rates)[None], 1)
 
     def solve(self, block: jax.Array) -> jax.Array:
         return super().solve(block) if self.triangle is None else cho_solve((self.triangle, True), block)

@@ -61,6 +61,9 @@ def extremes(
     the estimate still moved in the last half of the cycles: generous where it has settled, and no bound on what more
     cycles would find. A plan from an estimate of the smallest eigenvalue needs a margin.
 
+    Couplings that the device realises otherwise than they were given add to ``stderr``, to first order. Starts and
+    states pass no converters here, and amplifiers add no noise.
+
     The estimates are constants under differentiation.
 
     Examples

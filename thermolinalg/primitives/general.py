@@ -18,7 +18,7 @@ from thermolinalg.laws import Scalar
 from thermolinalg.operators import Dense, as_block, is_concrete
 from thermolinalg.paths import root
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.primitives.checks import check_answer
+from thermolinalg.primitives.checks import check_answer, imprecision
 from thermolinalg.primitives.methods import drawn
 from thermolinalg.ranges import check_fractions
 from thermolinalg.simulators import Law, Machine, State
@@ -44,6 +44,8 @@ def solve_general(
         raise ValueError("a matrix without symmetry needs an overdamped device; leave out dynamics=Underdamped(...)")
     if not isinstance(device.simulator, Law | Integrator):
         raise ValueError("a matrix without symmetry has no modes to walk along; use Law() or an Integrator")
+    if device.chip is not None and device.chip.dead:
+        raise ValueError("dead nodes are known of symmetric couplings only; leave the nodes out of the matrix")
     if x0 is not None:
         raise ValueError("a run on a matrix without symmetry starts at rest in the origin; solve for the rest of b")
     operator = Dense(matrix)
@@ -59,8 +61,11 @@ def solve_general(
     else:
         check_plan(plan)
     solution = check_answer(_solve(matrix, force, key, plan, device, *tolerances), "A, b or the plan")
-    shape = jnp.shape(b)
-    return replace(solution, value=solution.value.reshape(shape), stderr=solution.stderr.reshape(shape))
+    shape, stats = jnp.shape(b), dict(solution.stats)
+    if "systematic" in stats:
+        stats["systematic"] = stats["systematic"].reshape(shape)
+    value, stderr = solution.value.reshape(shape), solution.stderr.reshape(shape)
+    return replace(solution, value=value, stderr=stderr, stats=stats)
 
 
 @jax.jit
@@ -79,11 +84,15 @@ def _solve(
         # Runs that start alike and differ in their noise only: their average is one run of a colder device.
         device = replace(device, beta=plan.replicas * device.beta)
     operands = A, b, key, plan, device, rtol, confidence
-    answer, stderr, times, kappa, status = jax.lax.cond(direct, lambda: _direct(*operands), lambda: _normal(*operands))
+    found = jax.lax.cond(direct, lambda: _direct(*operands), lambda: _normal(*operands))
+    answer, stderr, times, kappa, status, systematic = found
     value = _implicit(A, answer, force - matrix @ answer)
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(stderr))
     flags = status | jnp.where(finite, 0, int(Status.NOT_FINITE)).astype(jnp.int32)
     stats = {"plan": times, "time_constants": times.time_constants, "kappa": kappa, "normal_equations": ~direct}
+    if not device.exact:
+        flags |= imprecision(device, systematic, answer, times)
+        stats["systematic"] = systematic
     method = (
         "The solution is the time average of an overdamped process without symmetry, or on the normal equations, "
         f"{drawn(device.simulator)}."
@@ -117,7 +126,7 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         covariance, left = law.covariance[n:, n:], law.propagator[n:, :n] @ goal
         mean, spread = goal - left, root(covariance) @ xi
         variance = jnp.diagonal(covariance)[:, None]
-    answer, square = mean + spread, variance + left**2 + systematic**2
+    answer, square = mean + spread, variance + left**2
     flags = written | loaded | jnp.where(stable(drift), 0, int(Status.UNSTABLE))
     if isinstance(simulator, Integrator):
         longest = jnp.asarray(simulator.step).astype(dtype) / sizes[0]
@@ -128,13 +137,15 @@ def _direct(A, b, key, plan, device, rtol, confidence):
         settled = lyapunov(drift, noise * jnp.eye(n, dtype=dtype))
         spread = jnp.sqrt(jnp.diagonal(settled))[:, None]
         seen = device.readout.average(answer, spread, plan.schedule, jax.random.fold_in(key, READ))
-        answer, square, flags = seen.value, square + seen.error**2, flags | seen.flags
+        answer, systematic, flags = seen.value, jnp.hypot(systematic, seen.error), flags | seen.flags
+    square = square + systematic**2
     if jnp.iscomplexobj(b):
         d = b.shape[0]
         answer, square = jax.lax.complex(answer[:d], answer[d:]), square[:d] + square[d:]
+        systematic = jnp.hypot(systematic[:d], systematic[d:])
     kappa = sizes[0] / sizes[-1]
     status = jnp.where(kappa * jnp.finfo(dtype).eps > 1e-3, int(Status.LOW_PRECISION), 0).astype(jnp.int32)
-    return answer, jnp.sqrt(square), plan, kappa, status | flags
+    return answer, jnp.sqrt(square), plan, kappa, status | flags, jnp.abs(systematic)
 
 
 def _plan(drift, goal, sizes, noise, rtol, confidence):
@@ -171,7 +182,9 @@ def _normal(A, b, key, plan, device, rtol, confidence):
         plan = Plan(found.burn_in, found.duration, None, rtol, confidence, found.clock)
     reading = program.run(force, key, plan.schedule)
     sizes = jnp.linalg.svd(A, compute_uv=False)
-    return reading.average, reading.stderr, plan, (sizes[0] / sizes[-1]) ** 2, program.status | reading.flags
+    status, kappa = program.status | reading.flags, (sizes[0] / sizes[-1]) ** 2
+    systematic = jnp.zeros_like(reading.stderr) if reading.systematic is None else reading.systematic
+    return reading.average, reading.stderr, plan, kappa, status, systematic
 
 
 @jax.custom_jvp

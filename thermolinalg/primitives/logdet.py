@@ -24,7 +24,7 @@ from thermolinalg.operators import (
     Operator,
     implicit_solve,
 )
-from thermolinalg.primitives.checks import check_answer
+from thermolinalg.primitives.checks import check_answer, maimed
 from thermolinalg.ranges import check_positive, check_whole
 from thermolinalg.simulators import Machine, Schedule
 from thermolinalg.solution import Solution, Status
@@ -95,6 +95,9 @@ def logdet(
     the square for p probes and :math:`F = \ln A`. Often it is the largest part; raise ``probes`` of the operator. It
     is an artefact of the simulation, not of a device.
 
+    Couplings that the device realises otherwise than they were given add what they shift to ``stderr``, as
+    ``systematic``. Energies are those of states before the read-out: converters and amplifiers make no error here.
+
     Derivatives with respect to `A` are the exact :math:`\operatorname{tr}(A^{-1}dA)`, without noise, except for
     matrix-free operators beyond the size of their survey, where the trace is estimated with ``probes`` random signs.
     A dense `A` is symmetric, and so is its gradient. The standard error is treated as constant.
@@ -130,16 +133,17 @@ def logdet(
         raise ValueError("an Integrator couples a dense matrix step by step along a path: use ThermodynamicIntegration")
     answer = _logdet(*operands, simulator, program.machine.beta, estimator, int(samples))
     if not program.device.faithful:
-        answer = _shifted(answer, operator, program.operator)
+        answer = _shifted(answer, operator, program.operator, maimed(program.device))
     return check_answer(answer, "A or the reference")
 
 
 @jax.jit
-def _shifted(answer: Solution, operator: Operator, couplings: Operator) -> Solution:
+def _shifted(answer: Solution, operator: Operator, couplings: Operator, flag: int) -> Solution:
     """The answer with what it is off because the device has other couplings."""
     systematic = jnp.abs(_digital(operator) - _digital(jax.lax.stop_gradient(couplings).factor()))
     stats = answer.stats | {"systematic": systematic}
-    return replace(answer, stderr=jnp.hypot(answer.stderr, systematic), stats=stats)
+    status = answer.status | flag
+    return replace(answer, stderr=jnp.hypot(answer.stderr, systematic), stats=stats, status=status)
 
 
 def _digital(operator: Operator) -> jax.Array:

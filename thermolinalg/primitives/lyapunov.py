@@ -113,7 +113,7 @@ def run(encoded: Encoded, realised: Encoded, key: jax.Array, plan: Plan, device:
     if not device.readout.ideal:
         readout, stream = device.readout, jax.random.fold_in(key, READ)
         if fixed.lag is None:
-            seen = readout.moment(moment, 1.0, schedule, stream)
+            seen = readout.moment(moment, encoded.components, schedule, stream)
         else:
             seen = readout.lagged(moment, jnp.diagonal(fixed.covariance).real, schedule, stream)
         moment, error = seen.value, fixed.gain * seen.error
