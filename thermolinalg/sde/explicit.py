@@ -1,11 +1,11 @@
 """Explicit schemes that read increments alone: Euler-Maruyama, Heun, and the two of Milstein."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
-from thermolinalg.sde.equations import Calculus, Equation, Noise, correction, push
+from thermolinalg.sde.equations import Calculus, Noise, correction, push
 from thermolinalg.sde.scheme import Order, VectorScheme
 
 
@@ -30,16 +30,7 @@ class EulerMaruyama(VectorScheme):
         Noise.GENERAL: Order(0.5, 1.0),
     }
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         return _euler(equation, t, state, step, increment)[0]
 
@@ -67,16 +58,7 @@ class Heun(VectorScheme):
         Noise.GENERAL: Order(0.5, 1.0),
     }
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
 
         def move(t, x):
@@ -108,16 +90,7 @@ class Milstein(VectorScheme):
 
     orders: ClassVar = {Noise.ADDITIVE: Order(1.0, 1.0), Noise.COMMUTATIVE: Order(1.0, 1.0)}
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         moved, g, diffusion = _euler(equation, t, state, step, increment)
         if equation.noise is Noise.ADDITIVE:
@@ -146,16 +119,7 @@ class StratonovichMilstein(VectorScheme):
     calculus: ClassVar = Calculus.STRATONOVICH
     orders: ClassVar = {Noise.ADDITIVE: Order(1.0, 1.0), Noise.COMMUTATIVE: Order(1.0, 1.0)}
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         moved, g, diffusion = _euler(equation, t, state, step, increment)
         if equation.noise is Noise.ADDITIVE:

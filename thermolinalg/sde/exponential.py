@@ -82,16 +82,7 @@ class ExponentialEuler(VectorScheme):
         told = kept @ g / step
         return kept, told, root(exact.covariance[:d, :d] - step * told @ told.T) * jnp.sqrt(12 / step)
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         assert area is not None
         kept, told, rest = prepared

@@ -1,12 +1,12 @@
 """Schemes of higher order, which read the space-time areas too: one for paths, one for means."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.sde.equations import Equation, Noise, push
+from thermolinalg.sde.equations import Noise, push
 from thermolinalg.sde.scheme import Order, VectorScheme
 
 
@@ -34,16 +34,7 @@ class AdditiveRungeKutta(VectorScheme):
     areas: ClassVar = True
     orders: ClassVar = {Noise.ADDITIVE: Order(1.5, 2.0)}
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         assert area is not None
         mean = increment / 2 + area  # of W over the step, from its beginning
@@ -88,16 +79,7 @@ class WeakSecondOrder(VectorScheme):
         Noise.GENERAL: Order(0.5, 2.0),
     }
 
-    def step(
-        self,
-        equation: Equation,
-        prepared: Any,
-        t: jax.Array,
-        state: Any,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> Any:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
 
         def diffusion(t, x):

@@ -105,16 +105,7 @@ class BAOAB(_Splitting):
         """Return the friction of a whole step, and what divides by the mass."""
         return _friction(equation, step), _mass(equation, step)
 
-    def step(
-        self,
-        equation: LangevinEquation,
-        prepared: Any,
-        t: jax.Array,
-        state: PhaseState,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> PhaseState:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         friction, mass = prepared
         (z,) = self._draws(step, increment)
@@ -163,16 +154,7 @@ class OBABO(_Splitting):
         """Return the friction of half a step, and what divides by the mass."""
         return _friction(equation, step / 2), _mass(equation, step)
 
-    def step(
-        self,
-        equation: LangevinEquation,
-        prepared: Any,
-        t: jax.Array,
-        state: PhaseState,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> PhaseState:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         friction, mass = prepared
         first, second = self._draws(step, increment)
@@ -222,16 +204,7 @@ class UBU(_Splitting):
         """Return the flow without force of half a step."""
         return _unforced(equation, step / 2)
 
-    def step(
-        self,
-        equation: LangevinEquation,
-        prepared: Any,
-        t: jax.Array,
-        state: PhaseState,
-        step: jax.Array,
-        increment: jax.Array,
-        area: jax.Array | None,
-    ) -> PhaseState:
+    def step(self, equation, prepared, t, state, step, increment, area):
         """Return the state a step later."""
         z = self._draws(step, increment)
         x, p = _coast(prepared, state.position, state.momentum, z[0], z[1])
