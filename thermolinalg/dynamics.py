@@ -60,7 +60,7 @@ class Dynamics(Protocol):
         """Rate at which the slower part of each mode forgets its start."""
 
     def clock(self, maximum: jax.Array) -> jax.Array:
-        """Time constants of the device in one unit of time: the rate of its fastest mode."""
+        """Time constants of the device in one unit of time: the rate of the mode with the largest eigenvalue."""
 
 
 @jax.tree_util.register_dataclass
@@ -189,6 +189,11 @@ class Capacitive:
     friction : float, > 0, optional
         :math:`\gamma`, the impedance of a cell over its resistance: the inverse of the quality factor of a mode with
         the eigenvalue 1. By default :math:`2\sqrt{\lambda_\max}`, critical for the slowest mode.
+
+    Notes
+    -----
+    The mode with the largest eigenvalue is the slowest here, and its period the unit in which a device counts its time
+    constants: for couplings whose largest eigenvalue is 1 that is :math:`\sqrt{LC}` of a cell.
 
     References
     ----------

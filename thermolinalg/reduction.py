@@ -95,7 +95,7 @@ def end_points(
     if weight is not None and is_concrete(weight) and not 0 <= float(weight) < float("inf"):
         raise ValueError(f"weight must be a time that is not negative, got {weight}")
     program = as_program(A, device, key)
-    check_follows(program, "a time average")
+    check_follows(program.machine.dynamics, "a time average")
     force = as_block(b, program.operator, "b")
     start = as_start(x0, program.operator, force)
     return _end_points(program, force, key, check_plan(plan), weight, start, jnp.shape(b))

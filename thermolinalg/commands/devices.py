@@ -107,15 +107,6 @@ def facts_of(device: tla.Device) -> dict[str, Any]:
     }
 
 
-def check_solves(device: tla.Device, verb: str) -> None:
-    """Raise a ``ValueError`` if the device has no mean to read."""
-    if not device.dynamics.follows:
-        raise ValueError(
-            f"{verb} reads the mean under a force, which is zero on a device whose cells are coupled by capacitors; "
-            "it inverts and samples, so use inv, or another --device"
-        )
-
-
 def listed(names: list[PresetName]) -> dict[str, Any]:
     """Presets with their figures, where these are from, and what is assumed."""
     found = {}

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 import thermolinalg as tla
-from thermolinalg.commands.devices import check_solves
 from thermolinalg.commands.job import described, share
 from thermolinalg.commands.session import Operand, Session
 from thermolinalg.operators import as_block
 from thermolinalg.plan import Budget
+from thermolinalg.primitives.checks import check_follows
 from thermolinalg.report import attributes
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class System:
     def read(cls, session: Session, a: Path, b: Path | None, device: tla.Device) -> "System":
         from thermolinalg.figures import check_curve
 
-        check_solves(device, "solve")
+        check_follows(device.dynamics, "solve")
         operand = session.read(a)
         operator = tla.as_operator(operand.matrix)
         force = session.read_force(b, operator.dim)

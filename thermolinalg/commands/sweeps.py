@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import thermolinalg as tla
-from thermolinalg.commands.devices import Hardware, check_solves, facts_of
+from thermolinalg.commands.devices import Hardware, facts_of
 from thermolinalg.commands.job import times
 from thermolinalg.commands.session import Operand, Session
 from thermolinalg.files import write_bytes
+from thermolinalg.primitives.checks import check_follows
 from thermolinalg.report import plain
 
 
@@ -123,7 +124,7 @@ class Sweep:
             present = replace(hardware, mismatch=0.0)
         device = present.build()
         if primitive is Primitive.solve:
-            check_solves(device, "solve")
+            check_follows(device.dynamics, "solve")
         perfect = replace(device, matrix_dac=None, force_dac=None, adc=None, chip=None)
         given, name, condition = None, "random", 10.0 if kappa is None else kappa
         if a is not None:

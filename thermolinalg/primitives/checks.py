@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.device import Device, Program
+from thermolinalg.device import Device
+from thermolinalg.dynamics import Dynamics
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.plan import Plan, check_plan
@@ -23,12 +24,12 @@ def check_samples(plan: Plan) -> Plan:
     return check_plan(plan)
 
 
-def check_follows(program: Program, verb: str) -> None:
-    """Raise a ``ValueError`` if the device has no mean to read."""
-    if not program.machine.dynamics.follows:
+def check_follows(dynamics: Dynamics, verb: str) -> None:
+    """Raise a ``ValueError`` if a device with these dynamics has no mean to read."""
+    if not dynamics.follows:
         raise ValueError(
-            f"{verb} reads the mean under a force, which is zero where capacitors are coupled; use another device, or "
-            "invert the matrix"
+            f"{verb} reads the mean under a force, which is zero on a device whose cells are coupled by capacitors; it "
+            "inverts and samples, so use inv, or another device"
         )
 
 

@@ -109,7 +109,7 @@ def gaussian(
     d = program.operator.dim
     force = jnp.zeros((d, 1), program.operator.dtype) if b is None else as_block(b, program.operator, "b")
     if b is not None:
-        check_follows(program, "a sample with a mean")
+        check_follows(program.machine.dynamics, "a sample with a mean")
     if force.shape[1] != 1:
         raise ValueError(f"b must be a vector, got {force.shape[1]} columns; map over the columns with jax.vmap")
     return check_answer(_gaussian(program, force, key, plan, int(count)), "A or b")

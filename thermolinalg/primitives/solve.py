@@ -109,7 +109,7 @@ def solve(
     if isinstance(A, General):
         return solve_general(A, b, key=key, rtol=rtol, confidence=confidence, plan=plan, device=device, x0=x0)
     program = as_program(A, device, key)
-    check_follows(program, "solve")
+    check_follows(program.machine.dynamics, "solve")
     force = as_block(b, program.operator, "b")
     start = as_start(x0, program.operator, force)
     if plan is None:
