@@ -1,4 +1,4 @@
-"""Draw the figures of the documentation: ``python docs/draw.py``; needs the package and nothing else."""
+"""Draw figures of the documentation: ``python docs/draw.py``. Pages name the commands that drew the others."""
 
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import numpy as np
 import thermolinalg as tla
 from thermolinalg import convergence
 from thermolinalg.convergence import ConditionNumber, Eigenvalues, Extremes, laurent_massart
+from thermolinalg.figures.gantt import gantt_figure
+from thermolinalg.hybrid import Round, pipeline
 
 IMAGES = Path(__file__).parent / "pages" / "images"
 
@@ -73,8 +75,16 @@ def levels() -> None:
     figure.savefig(IMAGES / "levels.png", dpi=130)
 
 
+def gantt() -> None:
+    """A host, a link and two devices over six rounds; the example of the page on them."""
+    ledger = tla.cost(tla.Plan(burn_in=10.0, duration=40.0), tla.Device(time_constant=1e-6), dim=300)
+    run = pipeline(Round.of(ledger, host_seconds=60e-6), 6, devices=2, staleness=1)
+    gantt_figure(run.timeline, "Two devices, answers one round old").savefig(IMAGES / "gantt.png", dpi=130)
+
+
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     matplotlib.use("agg")
     IMAGES.mkdir(exist_ok=True)
     levels()
+    gantt()

@@ -29,6 +29,11 @@ class Linear:
         """Time over which their noise is correlated; None for white noise."""
         return None
 
+    @property
+    def smooth(self) -> bool:
+        """Whether their state moves smoothly, so that schemes of higher order keep it."""
+        return True
+
     def output(self, x: jax.Array) -> jax.Array:
         """What cells in this state show."""
         return x
@@ -85,8 +90,10 @@ class Clamped(Linear):
 
     Notes
     -----
-    Ideal diodes: a step that leaves the box ends on its surface, and a momentum into it is lost. With noise the law is
-    the normal one restricted to the box, whose mean is not the solution; steps are right to order 1/2 of their length.
+    Ideal diodes: a step that leaves the box ends on its surface, and a momentum into it is lost. Steps of Euler and
+    Maruyama, the default for them, come to rest at the solution exactly; schemes that look ahead of a step beside it.
+    With noise the law is the normal one restricted to the box, whose mean is not the solution; steps are right to order
+    1/2 of their length.
     """
 
     low: Any
@@ -96,6 +103,10 @@ class Clamped(Linear):
         check_finite(low=self.low, high=self.high)
         if is_concrete(self.low, self.high) and _numbers(self.low, self.high) and not jnp.all(self.high > self.low):
             raise ValueError(f"high must be above low, got {self.low} and {self.high}")
+
+    @property
+    def smooth(self) -> bool:
+        return False
 
     def confine(self, x: jax.Array) -> jax.Array:
         return jnp.clip(x, jnp.asarray(self.low).astype(x.dtype), jnp.asarray(self.high).astype(x.dtype))

@@ -13,7 +13,16 @@ from thermolinalg.dynamics import Capacitive, Underdamped
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import Modal, Operator
 from thermolinalg.ranges import check_positive
-from thermolinalg.sde import BAOAB, AdditiveRungeKutta, Equation, LangevinEquation, Noise, PhaseState, accumulate
+from thermolinalg.sde import (
+    BAOAB,
+    AdditiveRungeKutta,
+    Equation,
+    EulerMaruyama,
+    LangevinEquation,
+    Noise,
+    PhaseState,
+    accumulate,
+)
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, State
 from thermolinalg.streaming import BatchMeans
 
@@ -60,7 +69,7 @@ class Integrator:
         Length of a step times the rate, or the angular frequency, of the fastest mode.
     scheme : Scheme, optional
         From :mod:`thermolinalg.sde`. By default one of weak order 2: ``AdditiveRungeKutta``, or ``BAOAB`` for devices
-        with inertia.
+        with inertia; ``EulerMaruyama`` for clamped cells, whose resting points it does not move.
     cells : Linear, Saturating, Clamped, Coloured or Drifting
         What the cells are like, from :mod:`thermolinalg.cells`.
 
@@ -202,7 +211,9 @@ class Integrator:
             # Read is the velocity; a state of the device is (voltage, current).
             begin = PhaseState(momentum, matrix @ position)
             return _Problem(equation, scheme, begin, cells, partial(_velocity, machine.operator))
-        scheme = AdditiveRungeKutta() if self.scheme is None else self.scheme
+        # A scheme that looks ahead looks beyond a box, and comes to rest beside the point where Euler's does.
+        usual = AdditiveRungeKutta() if cells.smooth else EulerMaruyama()
+        scheme = usual if self.scheme is None else self.scheme
         scale = jnp.sqrt(2 / beta)
         if cells.correlation_time is None:
             flat = Equation(_push, _white, (*args, scale), Noise.ADDITIVE)
