@@ -115,6 +115,15 @@ def test_paths_are_those_of_the_process():
     assert_mean(50.0 * spread[:, 2, :, None] * spread[:, 1, None, :], expm(-3.0 * np.asarray(A)) @ INVERSE)
 
 
+def test_relaxation_tells_the_extremes():
+    found = tla.extremes(A, key=KEYS[0], device=device(beta=1.0), cycles=24)
+    exact = np.linalg.eigvalsh(A)[[0, -1]]
+    # A power method from inside; its standard error is a generous one.
+    assert np.all(np.abs(found.value - exact) < 5 * np.asarray(found.stderr) + 2e-3 * exact)
+    cold = tla.extremes(A, key=KEYS[0], device=device(cells=cells.Saturating(1e-3)), cycles=24)
+    assert abs(float(cold.value[1]) - exact[1]) > 0.1
+
+
 def test_a_run_goes_on_where_it_ended():
     first = tla.solve(A, B, key=KEYS[0], plan=tla.Plan(150.0, 1.0), device=device(DYNAMICS["LC"], beta=1e14))
     again = tla.solve(
@@ -237,6 +246,7 @@ def test_settings_out_of_range_are_refused(build, message):
     ("run", "message"),
     [
         (lambda d: d.program(A.astype(complex)), "real matrices only"),
+        (lambda d: tla.reduction.end_points(A, B, key=KEYS[0], plan=tla.Plan(1.0, 1.0), device=d), "drawn from a law"),
         (lambda d: tla.gaussian(A, key=KEYS[0], device=d), "give a plan with samples"),
         (lambda d: tla.logdet(A, key=KEYS[0], device=d, estimator=tla.BennettRatio()), "ThermodynamicIntegration"),
     ],

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from thermolinalg.convergence import Problem
 from thermolinalg.device import Device, Program, as_program, as_start
 from thermolinalg.draws import white_noise
+from thermolinalg.integrator import Integrator
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import as_block, is_concrete
 from thermolinalg.plan import Plan, check_plan
@@ -96,6 +97,8 @@ def end_points(
         raise ValueError(f"weight must be a time that is not negative, got {weight}")
     program = as_program(A, device, key)
     check_follows(program.machine.dynamics, "a time average")
+    if isinstance(program.device.simulator, Integrator):
+        raise ValueError("the weights of the ends are drawn from a law, which an Integrator does without; use Law()")
     force = as_block(b, program.operator, "b")
     start = as_start(x0, program.operator, force)
     return _end_points(program, force, key, check_plan(plan), weight, start, jnp.shape(b))

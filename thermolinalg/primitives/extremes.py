@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from thermolinalg.device import Device, Program, as_program
 from thermolinalg.draws import white_noise
 from thermolinalg.dynamics import Overdamped
+from thermolinalg.integrator import Integrator
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
 from thermolinalg.ranges import check_positive
@@ -88,6 +89,8 @@ def extremes(
 def _extremes(program: Program, key: jax.Array, amplitude: Scalar, cycles: int) -> Solution:
     machine = jax.lax.stop_gradient(program.machine)
     operator, real = machine.operator, jnp.finfo(program.operator.dtype).dtype
+    stepwise = program.device.simulator
+    simulator = stepwise if isinstance(stepwise, Integrator) else Law(end_state=False)
     first, slow_key, fast_key = jax.random.split(key, 3)
     start = white_noise(first, (operator.dim, 1), operator.dtype)
     typical = _overlap(start, operator.matmat(start)) / _overlap(start, start)
@@ -103,9 +106,7 @@ def _extremes(program: Program, key: jax.Array, amplitude: Scalar, cycles: int) 
         def cycle(carry, key):
             x, rate = carry
             wait = fraction / rate
-            reading = Law(end_state=False).run(
-                machine, jnp.zeros_like(x), key, Schedule(wait, jnp.zeros_like(wait)), State(x)
-            )
+            reading = simulator.run(machine, jnp.zeros_like(x), key, Schedule(wait, jnp.zeros_like(wait)), State(x))
             left = _overlap(x, reading.average) / full**2
             # Noise may leave nothing, or more than there was.
             rate = -jnp.log(jnp.clip(left, 1e-3, 1 - 1e-6)) / wait
