@@ -124,7 +124,7 @@ BAD = {
     "not square": (np.ones((2, 3)), {}, "square"),
     "not finite": (np.diag([1.0, np.nan]), {}, "not finite"),
     "inertia": (np.eye(2), {"device": tla.Device(dynamics=tla.Underdamped())}, "overdamped"),
-    "a trajectory": (np.eye(2), {"device": tla.Device(simulator=tla.Trajectory())}, "in law"),
+    "a trajectory": (np.eye(2), {"device": tla.Device(simulator=tla.Trajectory())}, "no modes to walk along"),
     "a start": (np.eye(2), {"x0": np.ones(2)}, "starts at rest"),
     "tolerance": (np.eye(2), {"rtol": 2.0}, "rtol"),
 }
