@@ -114,10 +114,17 @@ def test_what_has_no_number_is_named():
         complexity.moments(states=3)
 
 
+FORMULAS = ("symbols", "dimensions", "asymptotics", "model", "ledger", "constants", "hardware", "roofline", "merit")
+
+
 def test_formulas_share_nothing_with_numbers():
-    for path in Path(complexity.__file__).parent.glob("*.py"):
+    package = Path(complexity.__file__).parent
+    # Tracing needs JAX; crossovers and intervals are searched with numbers. Formulas need neither.
+    formulas = [*package.glob("models/*.py"), *(package / f"{name}.py" for name in FORMULAS)]
+    for path in [*package.rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert all(not n.startswith("thermolinalg") or n.startswith("thermolinalg.complexity") for n in names)
-            assert not {"jax", "numpy", "scipy"} & {name.split(".")[0] for name in names}
+            if path in formulas:
+                assert not {"jax", "numpy", "scipy"} & {name.split(".")[0] for name in names}
