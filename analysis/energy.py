@@ -5,8 +5,8 @@ python analysis/energy.py [--csv FILE] [--latex FILE] [--figure FILE] [--smoke]
 
 import numpy as np
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
-from shell import run
 
 from thermolinalg.complexity import (
     H100,

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
-from shell import run
 
 from thermolinalg.complexity import (
     FACTORISATION,

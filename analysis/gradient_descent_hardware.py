@@ -6,7 +6,7 @@ python analysis/gradient_descent_hardware.py [--csv FILE] [--latex FILE] [--smok
 from dataclasses import dataclass
 
 import sympy as sp
-from shell import run
+from asking import run
 
 from thermolinalg.complexity import (
     A100,

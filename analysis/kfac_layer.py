@@ -6,8 +6,8 @@ python analysis/kfac_layer.py [--csv FILE] [--latex FILE] [--figure FILE] [--smo
 from typing import Any
 
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
-from shell import run
 
 from thermolinalg.complexity import FACTORISATION, H100, PRODUCTS, RC_DEVICE, CostModel, amdahl
 from thermolinalg.complexity.models import kronecker

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
-from shell import run
 
 from thermolinalg.complexity import (
     FACTORISATION,

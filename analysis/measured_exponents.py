@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
 from scipy import stats
-from shell import run
 
 import thermolinalg as tla
 from thermolinalg.complexity import Shaped, growth, trace

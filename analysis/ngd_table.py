@@ -4,7 +4,7 @@ python analysis/ngd_table.py [--csv FILE] [--latex FILE] [--smoke]
 """
 
 import sympy as sp
-from shell import run
+from asking import run
 
 from thermolinalg.complexity import FACTORISATION, H100, RC_DEVICE, Constant, Growth, crossover, growth, in_bits
 from thermolinalg.complexity.models import optimizers

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.constants
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
-from shell import run
 
 from thermolinalg.complexity import FACTORISATION, H100, RC_DEVICE, array_limit, crossover, growth, in_bits
 from thermolinalg.complexity.constants import numbers

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
+from asking import run
 from matplotlib.figure import Figure
-from shell import run
 
 import thermolinalg as tla
 from thermolinalg.circuits import BOLTZMANN

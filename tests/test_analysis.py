@@ -14,7 +14,7 @@ import sympy as sp
 from thermolinalg.complexity.report import Table
 
 FOLDER = Path(__file__).parent.parent / "analysis"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "shell")
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "asking")
 DRAWN = [name for name in SCRIPTS if "def figure(" in (FOLDER / f"{name}.py").read_text()]
 
 
@@ -169,7 +169,7 @@ def test_bad_tables_are_refused(change, reason):
 
 
 def run(monkeypatch, tables, *options, figure=None):
-    shell = importlib.import_module("shell")
+    shell = importlib.import_module("asking")
     monkeypatch.setattr(sys, "argv", ["script", *map(str, options)])
     shell.run("What?", tables, figure)
 
