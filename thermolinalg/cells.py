@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg.laws import Scalar
-from thermolinalg.operators import is_concrete
-from thermolinalg.ranges import check_finite, check_positive
+from thermolinalg.ranges import check_finite, check_order, check_positive
 
 
 @jax.tree_util.register_dataclass
@@ -101,8 +100,7 @@ class Clamped(Linear):
 
     def __post_init__(self) -> None:
         check_finite(low=self.low, high=self.high)
-        if is_concrete(self.low, self.high) and _numbers(self.low, self.high) and not jnp.all(self.high > self.low):
-            raise ValueError(f"high must be above low, got {self.low} and {self.high}")
+        check_order(low=self.low, high=self.high)
 
     @property
     def smooth(self) -> bool:
@@ -157,8 +155,3 @@ class Drifting(Linear):
 
     def gain(self, t: jax.Array) -> Scalar:
         return 1 + jnp.asarray(self.rate).astype(t.dtype) * t
-
-
-def _numbers(*values: Any) -> bool:
-    """Whether these are numbers, and not what JAX puts in their place."""
-    return all(isinstance(value, int | float) or hasattr(value, "dtype") for value in values)

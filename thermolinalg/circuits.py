@@ -1,6 +1,6 @@
 """Cells of resistors, inductors and capacitors, and the equations of the library that they obey."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ class _Cell:
     capacitance: Scalar
     temperature: Scalar
     full_scale: Scalar
+
+    def __post_init__(self) -> None:
+        check_positive(**{part.name: getattr(self, part.name) for part in fields(self)})  # type: ignore[arg-type]
 
     @property
     def beta(self) -> Scalar:
@@ -106,14 +109,6 @@ class RC(_Cell):
     temperature: Scalar = 300.0
     full_scale: Scalar = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive(
-            resistance=self.resistance,
-            capacitance=self.capacitance,
-            temperature=self.temperature,
-            full_scale=self.full_scale,
-        )
-
     @classmethod
     def realising(cls, time_constant: Scalar, beta: Scalar, *, capacitance: Scalar, full_scale: Scalar = 1.0) -> "RC":
         """Return the cells that have this time constant, in seconds, and this inverse temperature."""
@@ -190,15 +185,6 @@ class LC(_Cell):
     capacitance: Scalar
     temperature: Scalar = 300.0
     full_scale: Scalar = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(
-            resistance=self.resistance,
-            inductance=self.inductance,
-            capacitance=self.capacitance,
-            temperature=self.temperature,
-            full_scale=self.full_scale,
-        )
 
     @classmethod
     def realising(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from thermolinalg.laws import Scalar
 from thermolinalg.ranges import check_count, check_finite, check_not_negative, check_positive
+from thermolinalg.solution import Status
 
 
 class Conversion(NamedTuple):
@@ -25,6 +26,11 @@ class Conversion(NamedTuple):
     value: jax.Array
     scale: jax.Array
     saturated: jax.Array
+
+    @property
+    def flags(self) -> jax.Array:
+        """The same as a flag of :class:`thermolinalg.Status`."""
+        return jnp.where(self.saturated, int(Status.SATURATED), 0).astype(jnp.int32)
 
 
 @jax.tree_util.register_dataclass

@@ -25,7 +25,6 @@ from thermolinalg.operators import Dense, Kronecker, Operator, as_block, as_inex
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 from thermolinalg.readout import ReadOut
 from thermolinalg.simulators import Law, Machine, Reading, Schedule, Simulator, State
-from thermolinalg.solution import Status
 from thermolinalg.spectrum import Spectrum
 
 
@@ -67,7 +66,7 @@ class Device:
     ----------
     beta : float, > 0
         Inverse temperature, in the units of the equation. Only beta times the squared length of b matters for accuracy.
-    dynamics : Overdamped or Underdamped
+    dynamics : Overdamped, Underdamped or Capacitive
         How its modes move.
     simulator : Law, Trajectory or Integrator
         How its readings are obtained here.
@@ -129,6 +128,11 @@ class Device:
         return self.faithful and self.force_dac is None and self.readout.ideal
 
     @property
+    def maimed(self) -> bool:
+        """Whether nodes of its chip are dead."""
+        return self.chip is not None and bool(self.chip.dead)
+
+    @property
     def readout(self) -> ReadOut:
         """The way from voltages to numbers."""
         return ReadOut(self.adc, self.read_noise)
@@ -141,8 +145,7 @@ class Device:
         if self.matrix_dac is not None:
             own = None if key is None else jax.random.fold_in(key, _WRITE + array)
             converted = self.matrix_dac.convert(block, own, symmetric=symmetric)
-            flags = jnp.where(converted.saturated, int(Status.SATURATED), 0).astype(jnp.int32)
-            block = converted.value
+            block, flags = converted.value, converted.flags
         return block if self.chip is None else self.chip.couple(block, symmetric=symmetric, array=array), flags
 
     def load(self, force: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -150,8 +153,7 @@ class Device:
         flags = jnp.zeros((), jnp.int32)
         if self.force_dac is not None:
             converted = self.force_dac.convert(force, jax.random.fold_in(key, _LOAD), axis=0)
-            flags = jnp.where(converted.saturated, int(Status.SATURATED), 0).astype(jnp.int32)
-            force = converted.value
+            force, flags = converted.value, converted.flags
         return (force if self.chip is None else self.chip.silence(force)), flags
 
     def program(self, A: Any, *, key: jax.Array | None = None, damping: Scalar | None = None) -> "Program":
@@ -179,7 +181,7 @@ class Device:
         if isinstance(self.dynamics, Capacitive) and is_concrete(asked):
             couplings_of(asked.matmat(jnp.eye(asked.dim, dtype=asked.dtype)))  # raises if no capacitors do
         constant = asked if is_concrete(asked) else jax.lax.stop_gradient(asked)
-        written, flags = (constant, None) if self.faithful else _write(self, constant, key)
+        written, flags = (constant, 0) if self.faithful else _write(self, constant, key)
         if damping is not None:
             check_not_negative(damping=damping)
             asked, written = asked.damped(damping), written.damped(jax.lax.stop_gradient(damping))
@@ -188,13 +190,12 @@ class Device:
         dynamics = self.dynamics if spectrum is None else self.dynamics.resolve(spectrum)
         if is_concrete(status):
             refuse(operator, spectrum, status, "A" if self.faithful else "what the device makes of A")
-        status = status if flags is None else status | flags
         off = None
         if isinstance(written, Dense) and isinstance(asked, Dense) and not self.faithful:
             # Half the size will do for an error, and is read in half the time.
             half = jnp.complex64 if jnp.iscomplexobj(written.matrix) else jnp.float32
             off = (written.matrix - jax.lax.stop_gradient(asked.matrix)).astype(half)
-        return Program(asked, Machine(operator, dynamics, self.beta), self, status, spectrum, off)
+        return Program(asked, Machine(operator, dynamics, self.beta), self, status | flags, spectrum, off)
 
 
 @jax.tree_util.register_dataclass
@@ -239,21 +240,12 @@ class Program:
         if device.exact:
             return device.simulator.run(self.machine, force, key, schedule, start)
         push, flags = device.load(force, key)
-        return self.read(
-            device.simulator.run(self.machine, push, key, schedule, start), force, push, key, schedule, flags
-        )
+        reading = device.simulator.run(self.machine, push, key, schedule, start)
+        return self.read(replace(reading, flags=reading.flags | flags), force, push, key, schedule)
 
-    def read(
-        self,
-        reading: Reading,
-        force: jax.Array,
-        push: jax.Array,
-        key: jax.Array,
-        schedule: Schedule,
-        flags: int | jax.Array,
-    ) -> Reading:
+    def read(self, reading: Reading, force: jax.Array, push: jax.Array, key: jax.Array, schedule: Schedule) -> Reading:
         """The reading as it gets out, with what converters and chip add to its error."""
-        device, average = self.device, self._living(reading.average)
+        device, average, flags = self.device, self._living(reading.average), reading.flags
         error = jnp.zeros(average.shape, reading.stderr.dtype)
         if not device.readout.ideal:
             spread = self._spread() if schedule.samples is not None else jnp.zeros((len(average), 1), error.dtype)
@@ -262,11 +254,10 @@ class Program:
             ran = jnp.asarray(schedule.burn_in + schedule.duration) > 0
             average, error = jnp.where(ran, seen.value, average), jnp.where(ran, seen.error, 0)
             flags = flags | jnp.where(ran, seen.flags, 0)
-        if device.chip is not None and device.chip.dead:
-            error = jnp.hypot(error, jnp.abs(self._maimed(self.respond(push, schedule), force)))
-        elif not device.faithful or device.force_dac is not None:
-            error = jnp.hypot(error, jnp.abs(self._misled(average, force, push)))
-        stderr, flags = jnp.hypot(reading.stderr, error), reading.flags | flags
+        if not device.faithful or device.force_dac is not None:
+            answer = self.respond(push, schedule) if device.maimed else average
+            error = jnp.hypot(error, jnp.abs(self._shift(answer, force, push)))
+        stderr = jnp.hypot(reading.stderr, error)
         return replace(reading, average=average, stderr=stderr, systematic=error, flags=flags)
 
     def covariance(self, key: jax.Array, schedule: Schedule, route: int | None) -> Reading:
@@ -282,7 +273,7 @@ class Program:
         if not device.faithful:
             eye = jnp.eye(self.operator.dim, dtype=value.dtype)
             inverse, asked = machine.operator.solve(eye), jax.lax.stop_gradient(self.operator)
-            if device.chip is not None and device.chip.dead:
+            if device.maimed:
                 value = self._living(self._living(value).T).T
                 shift = asked.ready().solve(eye) - self._living(self._living(inverse).T).T
             else:
@@ -296,12 +287,10 @@ class Program:
         self, block: jax.Array, mean: jax.Array, force: jax.Array, push: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """States (d, n) as they get out, what is off in their mean (d, 1) and in the reading, and flags."""
-        device, flags = self.device, jnp.zeros((), jnp.int32)
+        device, flags, block = self.device, jnp.zeros((), jnp.int32), self._living(block)
         error = jnp.zeros(block.shape, jnp.finfo(block.dtype).dtype)
-        if device.chip is not None and device.chip.dead:
-            block, error = self._living(block), error + jnp.abs(self._maimed(mean, force))
-        elif not device.faithful or device.force_dac is not None:
-            error = error + jnp.abs(self._misled(mean, force, push))
+        if not device.faithful or device.force_dac is not None:
+            error = error + jnp.abs(self._shift(mean, force, push))
         if not device.readout.ideal:
             seen = device.readout.states(block, jax.random.fold_in(key, READ))
             block, error, flags = seen.value, jnp.hypot(error, seen.error), seen.flags
@@ -311,21 +300,20 @@ class Program:
         """Mean of the average over infinitely many runs from rest: linear in the force."""
         return self.device.simulator.respond(self.machine, force, schedule)
 
-    def _misled(self, answer: jax.Array, force: jax.Array, push: jax.Array) -> jax.Array:
-        """What the answer is off because the device has other couplings and feels another force, to first order."""
-        operator = self.machine.operator
+    def _shift(self, answer: jax.Array, force: jax.Array, push: jax.Array) -> jax.Array:
+        """What the answer is off because the device has other couplings and feels another force, to first order.
+
+        Dead nodes are no small change; with them it is the difference from the answer of a device that works.
+        """
+        operator, asked = self.machine.operator, jax.lax.stop_gradient(self.operator)
+        if self.device.maimed:
+            return asked.ready().solve(force - asked.matmat(self._living(answer)))
         if self.device.faithful:
             return operator.solve(push - force)
         if self.off is not None:
             return operator.solve(push - force - (self.off @ answer.astype(self.off.dtype)).astype(answer.dtype))
         # With the answer y, the couplings S and A as realised and as asked: S^-1 (push - force - (S - A) y).
-        asked = jax.lax.stop_gradient(self.operator)
         return operator.solve(push - force + asked.matmat(answer)) - answer
-
-    def _maimed(self, answer: jax.Array, force: jax.Array) -> jax.Array:
-        """The same where nodes are dead, which is no small change: by the answer of a device that works."""
-        asked = jax.lax.stop_gradient(self.operator)
-        return asked.ready().solve(force - asked.matmat(self._living(answer)))
 
     def _living(self, block: jax.Array) -> jax.Array:
         """The block (d, k) with zeros where nodes are dead."""
@@ -333,11 +321,8 @@ class Program:
 
     def _spread(self) -> jax.Array:
         """Standard deviation (d, 1) of a real component of the state."""
-        operator, beta = self.machine.operator.factor(), self.machine.beta
-        variance = operator.diagonal(lambda rates: 1 / rates) / jnp.asarray(beta).astype(
-            jnp.finfo(operator.dtype).dtype
-        )
-        return jnp.sqrt(variance)[:, None]
+        variance = self.machine.operator.factor().diagonal(lambda rates: 1 / rates)
+        return jnp.sqrt(variance / jnp.asarray(self.machine.beta).astype(variance.dtype))[:, None]
 
 
 READ, _LOAD, _WRITE = 0x4EAD, 0x10AD, 0x3417E
@@ -365,6 +350,12 @@ def as_realised(A: Any) -> Operator:
     return A.machine.operator if A.device.faithful else A.operator
 
 
+def refuse_dead(device: Device) -> None:
+    """Raise a ``ValueError`` if nodes are dead, where couplings have no symmetry."""
+    if device.maimed:
+        raise ValueError("dead nodes are known of symmetric couplings only; leave the nodes out of the matrix")
+
+
 def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array) -> State | None:
     """Return the start of a run as a state of blocks like the force (d, k)."""
     if x0 is None:
@@ -380,7 +371,7 @@ def as_start(x0: ArrayLike | State | None, operator: Operator, force: jax.Array)
 @jax.jit
 def _write(device: Device, operator: Operator, key: jax.Array | None) -> tuple[Operator, jax.Array]:
     """What the device makes of couplings, and flags."""
-    if device.chip is not None and device.chip.dead and isinstance(operator, Kronecker):
+    if device.maimed and isinstance(operator, Kronecker):
         raise ValueError("dead nodes of a Kronecker operator are not those of one array; write its factors one by one")
     flags = jnp.zeros((), jnp.int32)
 

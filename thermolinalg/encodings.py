@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from thermolinalg.device import Device
+from thermolinalg.device import Device, refuse_dead
 from thermolinalg.drifts import as_drift, as_given, as_real
 from thermolinalg.dynamics import Overdamped
 from thermolinalg.laws import Scalar
@@ -134,8 +134,7 @@ def written(encoded: Encoded, device: Device | None, key: jax.Array) -> Encoded:
     """
     if device is None or device.faithful:
         return encoded
-    if device.chip is not None and device.chip.dead:
-        raise ValueError("dead nodes are known of symmetric couplings only; leave the nodes out of the matrix")
+    refuse_dead(device)
     realised = _written(jax.lax.stop_gradient(encoded), device, key)
     if is_concrete(realised.status):
         flags = int(realised.status)

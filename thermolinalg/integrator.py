@@ -1,5 +1,6 @@
 """Readings by integration of the equation, for cells that no closed form describes, and as a check of those it does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,10 +29,8 @@ from thermolinalg.streaming import BatchMeans
 
 
 class Clockwork(NamedTuple):
-    """Numbers of steps, and their lengths, that fill a schedule."""
+    """Equal steps that fill a run after its burn-in."""
 
-    settling: jax.Array
-    settling_step: jax.Array
     steps: jax.Array
     step: jax.Array
     every: jax.Array  # steps from one sample to the next
@@ -39,23 +38,35 @@ class Clockwork(NamedTuple):
     @staticmethod
     def of(schedule: Schedule, longest: jax.Array) -> "Clockwork":
         """Steps no longer than this."""
-        burn_in, duration = (jnp.asarray(x).astype(longest.dtype) for x in (schedule.burn_in, schedule.duration))
-        settling = jnp.ceil(burn_in / longest)
+        duration = jnp.asarray(schedule.duration).astype(longest.dtype)
         if schedule.samples is None:
-            every, steps = jnp.ones_like(longest), jnp.ceil(duration / longest)
-        else:
-            samples = jnp.ceil(jnp.asarray(schedule.samples).astype(longest.dtype))
-            every = jnp.maximum(jnp.ceil(duration / samples / longest), 1)
-            steps = jnp.where(duration > 0, samples * every, 0)
-        whole = (x.astype(jnp.int32) for x in (settling, steps, every))
-        settling_count, count, stride = whole
-        return Clockwork(
-            settling_count,
-            jnp.where(settling > 0, burn_in / jnp.maximum(settling, 1), longest),
-            count,
-            jnp.where(steps > 0, duration / jnp.maximum(steps, 1), longest),
-            stride,
-        )
+            return Clockwork(*_filled(duration, longest), jnp.ones((), jnp.int32))
+        samples = jnp.ceil(jnp.asarray(schedule.samples).astype(longest.dtype))
+        every = jnp.maximum(jnp.ceil(duration / samples / longest), 1)
+        steps = jnp.where(duration > 0, samples * every, 0)
+        return Clockwork(steps.astype(jnp.int32), _length(duration, steps, longest), every.astype(jnp.int32))
+
+    @property
+    def seen(self) -> jax.Array:
+        """Number of states that are averaged; one for a run of no time."""
+        return jnp.maximum(self.steps // self.every, 1)
+
+
+def advance(equation: Any, scheme: Any, state: Any, key: jax.Array, time: Scalar, longest: jax.Array) -> Any:
+    """The state after a time, by equal steps that are no longer than `longest`."""
+    steps, step = _filled(jnp.asarray(time).astype(longest.dtype), longest)
+    return accumulate(equation, scheme, state, key, step=step, steps=steps, observe=_unobserved, carry=0.0)[0]
+
+
+def _filled(time: jax.Array, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Number and length of the fewest steps that fill a time."""
+    steps = jnp.ceil(time / longest)
+    return steps.astype(jnp.int32), _length(time, steps, longest)
+
+
+def _length(time: jax.Array, steps: jax.Array, longest: jax.Array) -> jax.Array:
+    """Length of so many steps in a time; of none, any will do."""
+    return jnp.where(steps > 0, time / jnp.maximum(steps, 1), longest)
 
 
 @jax.tree_util.register_dataclass
@@ -137,13 +148,12 @@ class Integrator:
 
         The operator is only multiplied with, and need not be symmetric.
         """
-        clockwork = Clockwork.of(schedule, longest)
         positions = jnp.zeros_like(force) if start is None else start.position
         momenta = jnp.zeros_like(force) if start is None or start.momentum is None else start.momentum
         keys = jax.random.split(key, force.shape[1])
 
         def column(force, position, momentum, key):
-            return self._average(machine, force, PhaseState(position, momentum), key, clockwork, schedule)
+            return self._average(machine, force, PhaseState(position, momentum), key, schedule, longest)
 
         average, scatter, end, flags = jax.vmap(column, (1, 1, 1, 0), (1, 1, 1, 0))(force, positions, momenta, keys)
         inert = machine.dynamics.components == 2
@@ -164,26 +174,20 @@ class Integrator:
             raise ValueError(
                 f"a covariance is read of all entries; pass the {type(operator).__name__} operator as an array"
             )
-        clockwork = Clockwork.of(schedule, self.longest(machine))
         rest = jnp.zeros(operator.dim, operator.dtype)
-        first, second = jax.random.split(key)
         problem = self._problem(machine, rest, PhaseState(rest, rest))
-        state = problem.settled(first, clockwork, schedule)
-        begun = problem.shown(state)
-
-        def observe(carry, t, state):
-            count, total = carry
-            taken = ((count + 1) % clockwork.every == 0) & (count + 1 < clockwork.steps)
-            x = problem.shown(state)
-            return count + 1, total + jnp.where(taken, jnp.outer(x, x), 0)
-
-        carry = jnp.zeros((), jnp.int32), jnp.outer(begun, begun)
-        count = jnp.maximum(clockwork.steps // clockwork.every, 1).astype(operator.dtype)
-        _, (_, total) = problem.observed(second, state, clockwork, schedule, observe, carry)
-        value = total * (jnp.asarray(machine.beta).astype(operator.dtype) / count)
+        found = problem.walked(key, schedule, self.longest(machine), lambda x: jnp.outer(x, x), None)
+        value = jnp.asarray(machine.beta).astype(operator.dtype) * found.total / found.number
         times = schedule.burn_in, schedule.duration, schedule.samples
         stderr = covariances.inverse_stderr(machine.dynamics, operator.rates, operator.basis, *times, schedule.replicas)
         return Reading((value + value.T) / 2, stderr, None, jnp.array(True))
+
+    @property
+    def flat(self) -> Any:
+        """The scheme for cells without inertia."""
+        # A scheme that looks ahead looks beyond a box, and comes to rest beside the point where Euler's does.
+        usual = AdditiveRungeKutta() if self.cells.smooth else EulerMaruyama()
+        return usual if self.scheme is None else self.scheme
 
     def longest(self, machine: Machine) -> jax.Array:
         """Length of a step, in natural units of time."""
@@ -211,10 +215,7 @@ class Integrator:
             # Read is the velocity; a state of the device is (voltage, current).
             begin = PhaseState(momentum, matrix @ position)
             return _Problem(equation, scheme, begin, cells, partial(_velocity, machine.operator))
-        # A scheme that looks ahead looks beyond a box, and comes to rest beside the point where Euler's does.
-        usual = AdditiveRungeKutta() if cells.smooth else EulerMaruyama()
-        scheme = usual if self.scheme is None else self.scheme
-        scale = jnp.sqrt(2 / beta)
+        scheme, scale = self.flat, jnp.sqrt(2 / beta)
         if cells.correlation_time is None:
             flat = Equation(_push, _white, (*args, scale), Noise.ADDITIVE)
             return _Problem(flat, scheme, position, cells, _same)
@@ -222,31 +223,29 @@ class Integrator:
         wide = Equation(_coloured, _hidden, (*args, scale, memory), Noise.ADDITIVE)
         return _Problem(wide, scheme, jnp.concatenate([position, jnp.zeros_like(position)]), cells, _half)
 
-    def _average(self, machine, force, start, key, clockwork, schedule):
+    def _average(self, machine, force, start, key, schedule, longest):
         """Average, its standard error from batches, the end state and flags, for one force (d,)."""
         problem = self._problem(machine, force, start)
-        first, second = jax.random.split(key)
-        state = problem.settled(first, clockwork, schedule)
-        begun = problem.shown(state)
         batches = None if self.cells.linear else BatchMeans.empty(force.size, batches=32, dtype=force.dtype)
-
-        def observe(carry, t, state):
-            count, total, batches = carry
-            taken = ((count + 1) % clockwork.every == 0) & (count + 1 < clockwork.steps)
-            x = problem.shown(state)
-            batches = None if batches is None else batches.add(x)
-            return count + 1, total + jnp.where(taken, x, 0), batches
-
-        carry = jnp.zeros((), jnp.int32), begun, batches
-        state, (_, total, batches) = problem.observed(second, state, clockwork, schedule, observe, carry)
+        found = problem.walked(key, schedule, longest, lambda x: x, batches)
+        total = found.total
         if schedule.samples is None:
             # Both ends count half.
-            total = total + (problem.shown(state) - begun) / 2
-        average = total / jnp.maximum(clockwork.steps // clockwork.every, 1).astype(force.dtype)
-        average = jnp.where(clockwork.steps > 0, average, begun)
-        if batches is None:
-            return average, jnp.zeros_like(average), problem.ended(state, machine), jnp.zeros((), jnp.int32)
-        return average, batches.stderr, problem.ended(state, machine), batches.status
+            total = total + (problem.shown(found.state) - found.begun) / 2
+        average, end = total / found.number, problem.ended(found.state, machine)
+        if found.batches is None:
+            return average, jnp.zeros_like(average), end, jnp.zeros((), jnp.int32)
+        return average, found.batches.stderr, end, found.batches.status
+
+
+class _Walk(NamedTuple):
+    """What is seen of a run: the sum over its states of what is measured, their number, its ends, and batches."""
+
+    total: jax.Array
+    number: jax.Array
+    begun: jax.Array
+    state: Any
+    batches: BatchMeans | None
 
 
 class _Problem(NamedTuple):
@@ -262,17 +261,33 @@ class _Problem(NamedTuple):
         """What the reader sees of a state."""
         return self.cells.output(self.seen(state))
 
-    def settled(self, key: jax.Array, clockwork: Clockwork, schedule: Schedule) -> Any:
-        """The state after the burn-in."""
-        times = {"step": clockwork.settling_step, "steps": clockwork.settling}
-        scheme = _Confined(self.scheme, self.cells)
-        return accumulate(self.equation, scheme, self.start, key, **times, observe=_unobserved, carry=0.0)[0]
+    def walked(
+        self,
+        key: jax.Array,
+        schedule: Schedule,
+        longest: jax.Array,
+        measure: Callable[[jax.Array], jax.Array],
+        batches: BatchMeans | None,
+    ) -> _Walk:
+        """Let it settle, and add up over a run what is measured of states that are shown, the first among them."""
+        first, second = jax.random.split(key)
+        scheme, clockwork = _Confined(self.scheme, self.cells), Clockwork.of(schedule, longest)
+        state = advance(self.equation, scheme, self.start, first, schedule.burn_in, longest)
+        begun = self.shown(state)
 
-    def observed(self, key, state, clockwork, schedule, observe, carry):
-        """The state after the run, and what the observer made of it."""
+        def observe(carry, t, state):
+            count, total, batches = carry
+            taken = ((count + 1) % clockwork.every == 0) & (count + 1 < clockwork.steps)
+            x = self.shown(state)
+            batches = None if batches is None else batches.add(x)
+            return count + 1, total + jnp.where(taken, measure(x), 0), batches
+
         times = {"step": clockwork.step, "steps": clockwork.steps, "t0": schedule.burn_in}
-        scheme = _Confined(self.scheme, self.cells)
-        return accumulate(self.equation, scheme, state, key, **times, observe=observe, carry=carry)
+        carry = jnp.zeros((), jnp.int32), measure(begun), batches
+        state, (_, total, batches) = accumulate(
+            self.equation, scheme, state, second, **times, observe=observe, carry=carry
+        )
+        return _Walk(total, clockwork.seen.astype(begun.dtype), begun, state, batches)
 
     def ended(self, state: Any, machine: Machine) -> PhaseState:
         """The state as the device has it."""

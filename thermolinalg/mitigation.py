@@ -153,11 +153,14 @@ def rounding_margin(A: Any, converter: Converter) -> jax.Array:
     return lowest / spread
 
 
+_FORCE = 0.75
+
+
 def calibrate(device: Device, *, key: jax.Array, nodes: int = 8, runs: int = 16, time: float = 100.0) -> Device:
     """Measure gain and offset of the way from a force to a reading, and return the device with both corrected for.
 
-    Identity couplings are written, and read under the forces 1 and -1: half the difference of the means is the gain,
-    half the sum the offset.
+    Identity couplings are written, and read under the forces 3/4 and -3/4, well inside one range of the
+    read-out: the difference of the means tells the gain, half their sum the offset.
 
     Parameters
     ----------
@@ -202,13 +205,13 @@ def calibrate(device: Device, *, key: jax.Array, nodes: int = 8, runs: int = 16,
     check_whole("runs", runs, 1)
     first, second = jax.random.split(key)
     program = device.program(jnp.eye(nodes), key=first)
-    force = jnp.ones((nodes, runs))
+    force = jnp.full((nodes, runs), _FORCE)
     # One program, one range: both signs go through the same converter at the same scale.
     both = jnp.concatenate([force, -force], 1)
     reading = solve(program, both, key=second, plan=Plan(20.0, time)).value
     up, down = jnp.mean(reading[:, :runs]), jnp.mean(reading[:, runs:])
-    gain, adc = (up - down) / 2 - 1, device.adc
-    scale = adc.scale((1 + jnp.abs(jnp.asarray(adc.gain))) * jnp.max(jnp.abs(reading)))
+    gain, adc = (up - down) / (2 * _FORCE) - 1, device.adc
+    scale = adc.scale(jnp.asarray(_FORCE, reading.dtype))
     offset = (up + down) / 2 / scale
     limit = None if adc.full_scale is None else adc.full_scale / (1 + gain)
     left = replace(

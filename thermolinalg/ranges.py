@@ -1,5 +1,6 @@
 """Numbers out of range, refused by name where they are known."""
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -35,6 +36,13 @@ def check_fractions(**values: Scalar | None) -> None:
     for name, value in _known(values):
         if not np.all((np.asarray(value) > 0) & (np.asarray(value) < 1)):
             raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+
+
+def check_order(**values: Any) -> None:
+    """Raise a ``ValueError`` that names the first value known not to be below the one after it."""
+    for (lower, low), (upper, high) in pairwise(_known(values)):
+        if not np.all(np.asarray(low) < np.asarray(high)):
+            raise ValueError(f"{upper} must be above {lower}, got {low} and {high}")
 
 
 def check_whole(name: str, value: int, least: int) -> None:

@@ -59,9 +59,8 @@ class ReadOut:
             return Seen(value, jnp.sqrt(square), jnp.zeros((), jnp.int32))
         if schedule.samples is None:
             found = self.adc.convert(value, second, axis=0)
-            flags = jnp.where(found.saturated, int(Status.SATURATED), 0)
             square = square + components * self.adc.variance(found.scale) + self._error(value, found.scale) ** 2
-            return Seen(found.value, jnp.sqrt(square), flags.astype(jnp.int32))
+            return Seen(found.value, jnp.sqrt(square), found.flags)
         samples = jnp.asarray(schedule.samples).astype(real)
         one = jnp.sqrt(spread**2 + self._sample_noise(real))
         reach = jnp.abs(average) + _reach(samples) * one
@@ -144,14 +143,10 @@ class ReadOut:
             return Seen(value, error, jnp.zeros((), jnp.int32))
         found = self.adc.convert(value, second)
         square = components * (noise + self.adc.variance(found.scale)) + self._error(value, found.scale) ** 2
-        flags = jnp.where(found.saturated, int(Status.SATURATED), 0).astype(jnp.int32)
-        return Seen(found.value, jnp.sqrt(jnp.broadcast_to(square, value.shape)), flags)
+        return Seen(found.value, jnp.sqrt(jnp.broadcast_to(square, value.shape)), found.flags)
 
     def _sample_noise(self, real: jnp.dtype) -> jax.Array:
-        if self.noise is None:
-            return jnp.zeros((), real)
-        density, bandwidth = (jnp.asarray(x).astype(real) for x in (self.noise.density, self.noise.bandwidth))
-        return density * bandwidth / 2
+        return jnp.asarray(0.0 if self.noise is None else self.noise.variance).astype(real)
 
     def _averaged_noise(self, schedule: Schedule, real: jnp.dtype) -> jax.Array:
         """Variance of the average of the noise of the amplifiers."""

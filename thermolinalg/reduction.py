@@ -146,7 +146,7 @@ def _end_points(
     stderr = jnp.hypot(jnp.sqrt(operator.components * thermal)[:, None], left)
     reading = Reading(value, stderr, None, converged, flags=loaded)
     if not program.device.exact:
-        reading = program.read(reading, force, push, key, schedule, reading.flags)
+        reading = program.read(reading, force, push, key, schedule)
     value, stderr = reading.average, reading.stderr
     finite = jnp.all(jnp.isfinite(value)) & jnp.all(jnp.isfinite(stderr))
     fault = jnp.where(converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))

@@ -9,10 +9,10 @@ from thermolinalg.covariances import FORGOTTEN
 from thermolinalg.draws import bartlett, white_noise
 from thermolinalg.drifts import as_given
 from thermolinalg.encodings import Encoded
-from thermolinalg.integrator import Integrator
+from thermolinalg.integrator import Integrator, advance
 from thermolinalg.laws import Scalar
 from thermolinalg.paths import root
-from thermolinalg.sde import AdditiveRungeKutta, Equation, Noise, accumulate
+from thermolinalg.sde import Equation, Noise
 from thermolinalg.simulators import Law, Schedule, Trajectory
 
 _BLOCK = 512
@@ -151,14 +151,10 @@ def _integrated(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Ar
         )
     real = encoded.drift.dtype
     equation = Equation(_relaxing, _kicked, (encoded.drift, root(encoded.diffusion)), Noise.ADDITIVE)
-    scheme = AdditiveRungeKutta() if simulator.scheme is None else simulator.scheme
     longest = jnp.asarray(simulator.step).astype(real) / encoded.clock
 
     def moved(state, key, time):
-        count = jnp.ceil(jnp.asarray(time).astype(real) / longest)
-        step = jnp.where(count > 0, jnp.asarray(time).astype(real) / jnp.maximum(count, 1), longest)
-        whole = count.astype(jnp.int32)
-        return accumulate(equation, scheme, state, key, step=step, steps=whole, observe=_unobserved, carry=0.0)[0]
+        return advance(equation, simulator.flat, state, key, time, longest)
 
     def sample(j, carry):
         state, moment = carry
@@ -180,10 +176,6 @@ def _relaxing(t, x, args):
 
 def _kicked(t, x, args):
     return args[1]
-
-
-def _unobserved(carry, t, state):
-    return carry
 
 
 def _recursion(powers: list[jax.Array], pushes: jax.Array) -> jax.Array:

@@ -190,6 +190,7 @@ _MEANINGS = {
     "bias": "systematic error that could be predicted, part of the standard error",
     "survey": "part of the standard error that is the survey of the spectrum",
     "mean": "mean of the samples",
+    "systematic": "part of the standard error that converters, read-out and chip make",
     "state": "end state, from which a run continues",
     "overlap": "how far samples repeat each other, for certify_inv",
     "steps": "runs of the device, or steps of an iteration",

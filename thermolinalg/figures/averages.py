@@ -80,7 +80,7 @@ def error_curve(
     force = as_block(b, program.operator, "b")
     check_curve(program.operator, force)
     exact = as_block(truth, program.operator, "truth")
-    if program.device.chip is not None and program.device.chip.dead:
+    if program.device.maimed:
         raise ValueError("an error curve predicts no dead nodes; leave them out of the matrix")
     measured, predicted = jax.random.split(key)
     real = jnp.finfo(exact.dtype).dtype

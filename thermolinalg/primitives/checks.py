@@ -38,17 +38,12 @@ def imprecision(device: Device, systematic: jax.Array | None, value: jax.Array, 
     flag, fine = int(Status.IMPRECISE), jnp.zeros((), jnp.int32)
     if systematic is None:
         return fine
-    if maimed(device):
+    if device.maimed:
         return fine + flag
     if plan.rtol is None:
         return fine
     shift, size = jnp.linalg.norm(systematic, axis=0), jnp.linalg.norm(value, axis=0)
     return jnp.where(jnp.all(shift <= jnp.asarray(plan.rtol).astype(size.dtype) / 3 * size), fine, flag)
-
-
-def maimed(device: Device) -> int:
-    """``Status.IMPRECISE`` if nodes of the device are dead."""
-    return int(Status.IMPRECISE) if device.chip is not None and device.chip.dead else 0
 
 
 def check_answer(solution: Solution, operands: str) -> Solution:

@@ -13,7 +13,7 @@ from thermolinalg.draws import white_noise
 from thermolinalg.integrator import Integrator
 from thermolinalg.operators import Dense, Modal, as_block, implicit_solve, is_concrete
 from thermolinalg.plan import Plan, check_plan
-from thermolinalg.primitives.checks import check_answer, check_follows, maimed
+from thermolinalg.primitives.checks import check_answer, check_follows
 from thermolinalg.primitives.methods import process
 from thermolinalg.simulators import Law, Schedule, State
 from thermolinalg.solution import Solution, Status
@@ -138,7 +138,8 @@ def _gaussian(program: Program, force: jax.Array, key: jax.Array, plan: Plan | N
     value = _implicit(fixed, block, residual)
     finite = jnp.all(jnp.isfinite(value))
     fault = jnp.where(converged, int(Status.NOT_FINITE), int(Status.NOT_CONVERGED))
-    flags = fixed.status | maimed(fixed.device) | flags | jnp.where(converged & finite, 0, fault).astype(jnp.int32)
+    flags = fixed.status | flags | (int(Status.IMPRECISE) if fixed.device.maimed else 0)
+    flags |= jnp.where(converged & finite, 0, fault).astype(jnp.int32)
     kind = "independent states" if plan is None else "states on the path"
     method = f"The samples are {kind} of {process(fixed.device)}."
     return Solution(value.T, stderr.T, flags, {"mean": mean[:, 0], "plan": plan}, method)

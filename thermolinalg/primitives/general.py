@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from thermolinalg import plan as planning
 from thermolinalg.convergence import SquaredError, four_moments
 from thermolinalg.convergence.search import bisect
-from thermolinalg.device import READ, Device
+from thermolinalg.device import READ, Device, refuse_dead
 from thermolinalg.drifts import General, as_drift, as_real, settling_time
 from thermolinalg.dynamics import Overdamped
 from thermolinalg.integrator import Integrator
@@ -44,8 +44,7 @@ def solve_general(
         raise ValueError("a matrix without symmetry needs an overdamped device; leave out dynamics=Underdamped(...)")
     if not isinstance(device.simulator, Law | Integrator):
         raise ValueError("a matrix without symmetry has no modes to walk along; use Law() or an Integrator")
-    if device.chip is not None and device.chip.dead:
-        raise ValueError("dead nodes are known of symmetric couplings only; leave the nodes out of the matrix")
+    refuse_dead(device)
     if x0 is not None:
         raise ValueError("a run on a matrix without symmetry starts at rest in the origin; solve for the rest of b")
     operator = Dense(matrix)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg.covariances import FORGOTTEN
-from thermolinalg.device import Device, as_program
+from thermolinalg.device import Device, Program, as_program
 from thermolinalg.dynamics import Dynamics
 from thermolinalg.free_energy import Estimator, Modes, ThermodynamicIntegration
 from thermolinalg.integrator import Integrator
@@ -24,7 +24,7 @@ from thermolinalg.operators import (
     Operator,
     implicit_solve,
 )
-from thermolinalg.primitives.checks import check_answer, maimed
+from thermolinalg.primitives.checks import check_answer
 from thermolinalg.ranges import check_positive, check_whole
 from thermolinalg.simulators import Machine, Schedule
 from thermolinalg.solution import Solution, Status
@@ -133,16 +133,16 @@ def logdet(
         raise ValueError("an Integrator couples a dense matrix step by step along a path: use ThermodynamicIntegration")
     answer = _logdet(*operands, simulator, program.machine.beta, estimator, int(samples))
     if not program.device.faithful:
-        answer = _shifted(answer, operator, program.operator, maimed(program.device))
+        answer = _shifted(answer, operator, program)
     return check_answer(answer, "A or the reference")
 
 
 @jax.jit
-def _shifted(answer: Solution, operator: Operator, couplings: Operator, flag: int) -> Solution:
+def _shifted(answer: Solution, operator: Operator, program: Program) -> Solution:
     """The answer with what it is off because the device has other couplings."""
-    systematic = jnp.abs(_digital(operator) - _digital(jax.lax.stop_gradient(couplings).factor()))
+    systematic = jnp.abs(_digital(operator) - _digital(jax.lax.stop_gradient(program.operator).factor()))
     stats = answer.stats | {"systematic": systematic}
-    status = answer.status | flag
+    status = answer.status | (int(Status.IMPRECISE) if program.device.maimed else 0)
     return replace(answer, stderr=jnp.hypot(answer.stderr, systematic), stats=stats, status=status)
 
 
