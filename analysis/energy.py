@@ -25,7 +25,6 @@ from thermolinalg.complexity.report import Table
 from thermolinalg.complexity.symbols import (
     B_L,
     C,
-    P_cell,
     V,
     d,
     e_bit,
@@ -37,7 +36,6 @@ from thermolinalg.complexity.symbols import (
     q,
     tau,
     thermal,
-    w,
 )
 
 ONE = {q: 1, k: 1}
@@ -49,15 +47,7 @@ RESISTORS = SOLVE_RESISTORS.formula.subs(entries, d ** sp.Rational(3, 2))
 BIAS = (cells(SOLVE_TRANSFER).formula + cells(SETTLE).formula).subs(ONE)
 DEVICE = LOAD + RESISTORS + BIAS
 
-BOLTZMANN = 1.380649e-23  # J/K, exact by definition of the kelvin
-BASE: dict[sp.Symbol, Constant | float] = {
-    eps: 2.0**-8,
-    w: RC_DEVICE.word,
-    B_L: RC_DEVICE.link,
-    e_bit: RC_DEVICE.link_energy,
-    P_cell: RC_DEVICE.cell_power,
-    thermal: BOLTZMANN * float(RC_DEVICE.temperature),
-}
+BASE: dict[sp.Symbol, Constant | float] = {**RC_DEVICE.values, eps: 2.0**-8}
 OHMS = float(RC_DEVICE.time_constant) / float(RC_DEVICE.capacitance)
 CIRCUITS = ((1e-9, 1.0), (1e-9, 0.1), (1e-12, 0.1))
 FP32, BF16 = (joules_per_flop(peak, H100.power) for peak in (H100.fp32, H100.bf16))

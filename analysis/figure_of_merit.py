@@ -3,7 +3,6 @@
 python analysis/figure_of_merit.py [--csv FILE] [--latex FILE] [--figure FILE] [--smoke]
 """
 
-from dataclasses import replace
 from typing import Any
 
 import sympy as sp
@@ -11,6 +10,7 @@ from asking import run
 from matplotlib.figure import Figure
 
 from thermolinalg.complexity import (
+    DAC_LIKE_ADC,
     FACTORISATION,
     H100,
     NO_LATENCY,
@@ -30,10 +30,10 @@ from thermolinalg.complexity import (
     run_energy,
     run_time,
 )
-from thermolinalg.complexity.constants import Origin, numbers
-from thermolinalg.complexity.models import direct, iterative, thermodynamic, traffic
+from thermolinalg.complexity.constants import numbers
+from thermolinalg.complexity.models import direct, iterative, traffic
 from thermolinalg.complexity.report import Table
-from thermolinalg.complexity.symbols import B_L, C, P_cell, V, d, e_bit, e_conv, entries, eps, k, kappa, n, q, tau, w
+from thermolinalg.complexity.symbols import B_L, C, V, d, e_conv, entries, eps, k, kappa, n, q, tau
 
 ANSWER_BITS, CONDITION, FP32 = 8, 100, 4
 ONE = sp.Integer(1)
@@ -42,21 +42,9 @@ POINT = {
     kappa: CONDITION,
     k: 1,
     q: 1,
-    w: RC_DEVICE.word,
-    B_L: RC_DEVICE.link,
-    tau: RC_DEVICE.time_constant,
-    C: RC_DEVICE.capacitance,
-    V: RC_DEVICE.voltage,
-    P_cell: RC_DEVICE.cell_power,
-    e_bit: RC_DEVICE.link_energy,
+    **RC_DEVICE.values,
 }
 DENSE = d ** sp.Rational(3, 2)
-LIKE_ADC = replace(
-    RC_DEVICE.adc_energy,
-    name="DAC as dear as the ADC",
-    status=Origin.ASSUMPTION,
-    source="assumed: no survey of DAC energies",
-)
 
 
 def _work(name: str, size: int) -> tuple[float, float]:
@@ -139,10 +127,11 @@ def _four(old: str, new: str, before: Chip, after: Chip, size: int) -> Costs:
 
 
 def _joules(size: int, values: dict[sp.Symbol, Any]) -> float | Missing:
+    # Cells are biased while the matrix is loaded, too.
     model = (
         traffic.SOLVE_TRANSFER_JOULES
         + traffic.SOLVE_RESISTORS.where({entries: DENSE})
-        + traffic.cells(thermodynamic.SETTLE)
+        + traffic.cells(traffic.SOLVE_SECONDS)
     )
     try:
         return model.at(numbers({**POINT, **values, d: size}))
@@ -161,12 +150,12 @@ def candidates(size: int) -> list[Candidate]:
         found.append(Candidate(f"{name}, H100", _digital(name, H100, size), energy, error))
     seconds = _device(size)
     fast = {tau: 0.01 * float(RC_DEVICE.time_constant), B_L: 20 * float(RC_DEVICE.link)}
-    frugal = {e_conv: LIKE_ADC, V: 0.1 * float(RC_DEVICE.voltage)}
+    frugal = {e_conv: DAC_LIKE_ADC, V: 0.1 * float(RC_DEVICE.voltage)}
     faster = traffic.SOLVE_SECONDS.at(numbers({**POINT, **fast, d: size}))
     return [
         *found,
         Candidate("device, published", seconds, _joules(size, {e_conv: RC_DEVICE.dac_energy}), coarse),
-        Candidate("device, DAC as ADC", seconds, _joules(size, {e_conv: LIKE_ADC}), coarse),
+        Candidate("device, DAC as ADC", seconds, _joules(size, {e_conv: DAC_LIKE_ADC}), coarse),
         Candidate("device, DAC as ADC, 0.1 V", seconds, _joules(size, frugal), coarse),
         Candidate(
             "device, also 10 ns, 1 Tb/s and C/100",

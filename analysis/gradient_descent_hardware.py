@@ -31,7 +31,7 @@ from thermolinalg.complexity import (
 )
 from thermolinalg.complexity.models import descent, kronecker, optimizers, quantum
 from thermolinalg.complexity.report import Table
-from thermolinalg.complexity.symbols import B_L, B_M, F, N, b, d, d_z, eps, gap, hidden, kappa, n, sigma, tau, w, word
+from thermolinalg.complexity.symbols import B_M, F, N, b, d, d_z, eps, gap, hidden, kappa, n, sigma, tau, word
 
 CONDITION = 100.0
 
@@ -191,7 +191,7 @@ def curvature_claims() -> list[Claim]:
     powers = {name: sp.degree(sp.expand(model.formula), N) for name, model in lanes.items()}
     thermo, plain = growth(optimizers.TNGD_FLOPS.formula, [N, b, d_z]), growth(optimizers.SGD.formula, [N, b, d_z])
     at = numbers(
-        {b: 32, d_z: 20, N: 1e5, w: RC_DEVICE.word, B_L: RC_DEVICE.link, tau: RC_DEVICE.time_constant},
+        {**RC_DEVICE.values, b: 32, d_z: 20, N: 1e5},
     )
     moved, relaxed = optimizers.TNGD_TRANSFER.at(at), 50 * at[tau]
     published = kronecker.THERMO_PUBLISHED.formula
@@ -260,9 +260,7 @@ def chip_step(chip: Chip, size: float, batch: int) -> float | str:
 def device_step(size: float, batch: int, outputs: int, error: float) -> float:
     """Modelled seconds of the loads and the settling of one natural gradient."""
     sizes = {b: batch, d_z: outputs, N: size, kappa: CONDITION, eps: error}
-    return optimizers.TNGD_SECONDS.at(
-        numbers({**sizes, w: RC_DEVICE.word, B_L: RC_DEVICE.link, tau: RC_DEVICE.time_constant})
-    )
+    return optimizers.TNGD_SECONDS.at(numbers({**RC_DEVICE.values, **sizes}))
 
 
 def steps(smoke: bool) -> Table:

@@ -90,9 +90,7 @@ def main_table(smoke: bool) -> Table:
                 found.append(at)
             cells.append(" / ".join(map(whole, found)))
         rows.append((f"{rate / 1e9:g} Gb/s, {bits} bit", whole(link_width), *cells))
-    published = width(
-        DIGITAL, DEVICE, {B_L: RC_DEVICE.link, w: RC_DEVICE.word, tau: RC_DEVICE.time_constant, kappa: 10}
-    )
+    published = width(DIGITAL, DEVICE, {**RC_DEVICE.values, kappa: 10})
     array = float(RC_DEVICE.nodes)
     verdict = "fits one array" if published is not None and published <= array else "loses at every width that fits"
     return Table(

@@ -9,7 +9,7 @@ import sympy as sp
 from asking import run
 from matplotlib.figure import Figure
 
-from thermolinalg.complexity import FACTORISATION, H100, PRODUCTS, RC_DEVICE, CostModel, amdahl
+from thermolinalg.complexity import FACTORISATION, H100, PRODUCTS, RC_DEVICE, CostModel, amdahl, numbers
 from thermolinalg.complexity.models import kronecker
 from thermolinalg.complexity.report import Table
 from thermolinalg.complexity.symbols import B_L, b, c_eigh, eps, k_f, k_s, kappa, m, n, phi, q, tau, w
@@ -57,9 +57,7 @@ BASE = {
     eps: 2.0**-8,
     phi: 0.01,
     q: 1.0,
-    tau: float(RC_DEVICE.time_constant),
-    B_L: float(RC_DEVICE.link),
-    w: float(RC_DEVICE.word),
+    **numbers(RC_DEVICE.values),
 }
 
 

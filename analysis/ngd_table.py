@@ -9,7 +9,7 @@ from asking import run
 from thermolinalg.complexity import FACTORISATION, H100, RC_DEVICE, Constant, Growth, crossover, growth, in_bits
 from thermolinalg.complexity.models import optimizers
 from thermolinalg.complexity.report import Table
-from thermolinalg.complexity.symbols import B_L, F, N, b, c, d_z, eps, eta, kappa, tau, w
+from thermolinalg.complexity.symbols import B_L, F, N, b, c, d_z, eps, eta, kappa
 
 r = b * d_z
 # Orders of table 1 of arXiv:2405.13817, to compare with what is derived.
@@ -24,7 +24,7 @@ PUBLISHED = {
 LARGE = (N, b, d_z, c)
 NUMBER = 4  # bytes of FP32
 VALUES: dict[sp.Symbol, float] = {b: 32, c: 200, d_z: 10, kappa: 100, eps: 2.0**-8}
-DEVICE: dict[sp.Symbol, Constant | float] = {tau: RC_DEVICE.time_constant, B_L: RC_DEVICE.link, w: RC_DEVICE.word}
+DEVICE: dict[sp.Symbol, Constant | float] = dict(RC_DEVICE.values)
 
 
 def more(found: Growth, published: Growth) -> str:

@@ -6,7 +6,6 @@ python analysis/primitives.py [--csv FILE] [--latex FILE] [--figure FILE] [--smo
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.constants
 import sympy as sp
 from asking import run
 from matplotlib.figure import Figure
@@ -17,7 +16,6 @@ from thermolinalg.complexity.model import CostModel, Kind
 from thermolinalg.complexity.models import direct, iterative, thermodynamic, traffic
 from thermolinalg.complexity.report import Table
 from thermolinalg.complexity.symbols import (
-    B_L,
     B_M,
     GLOSSARY,
     C,
@@ -35,9 +33,7 @@ from thermolinalg.complexity.symbols import (
     phi,
     q,
     signal,
-    tau,
     thermal,
-    w,
 )
 
 ANSWER_BITS = 8
@@ -50,12 +46,7 @@ POINT = {
     nodes: PATH,
     norm1: 1,
     c_lyapunov: GLOSSARY[c_lyapunov].low,
-    tau: RC_DEVICE.time_constant,
-    w: RC_DEVICE.word,
-    B_L: RC_DEVICE.link,
-    C: RC_DEVICE.capacitance,
-    V: RC_DEVICE.voltage,
-    thermal: scipy.constants.k * float(RC_DEVICE.temperature),
+    **RC_DEVICE.values,
     F: H100.fp32,
     eta: FACTORISATION,
     B_M: in_bits(H100.bandwidth),

@@ -13,7 +13,6 @@ from asking import run
 from matplotlib.figure import Figure
 
 import thermolinalg as tla
-from thermolinalg.circuits import BOLTZMANN
 from thermolinalg.complexity import (
     FACTORISATION,
     H100,
@@ -28,7 +27,7 @@ from thermolinalg.complexity import (
 )
 from thermolinalg.complexity.models import direct, iterative, thermodynamic, traffic
 from thermolinalg.complexity.report import Table
-from thermolinalg.complexity.symbols import B_L, d, delta, eps, k, kappa, n, q, signal, tau, w
+from thermolinalg.complexity.symbols import B_L, C, V, d, delta, eps, k, kappa, n, q, signal, tau, thermal, w
 
 jax.config.update("jax_enable_x64", True)
 
@@ -36,13 +35,7 @@ SIZE, MISS = 1024, 0.05
 BEST, PLANNED = math.exp(-1 / 2), 0.1
 """What a sweep leaves of the error: least time in all where noise binds (of T/ln(1/r) with r^2 ~ 1/T); the package."""
 
-DEVICE: dict[sp.Symbol, Constant | float] = {
-    tau: RC_DEVICE.time_constant,
-    w: RC_DEVICE.word,
-    B_L: RC_DEVICE.link,
-    k: 1,
-    q: 1,
-}
+DEVICE: dict[sp.Symbol, Constant | float] = {**RC_DEVICE.values, k: 1, q: 1}
 NOTES = (
     f"All times are modelled: {RC_DEVICE.name}, {float(RC_DEVICE.time_constant):g} s, {float(RC_DEVICE.link):g} bit/s, "
     f"{float(RC_DEVICE.word):g} bit; {H100.name}, its latency neglected, matrix streamed from memory; FP64 where kappa "
@@ -57,8 +50,7 @@ NOTES = (
 
 def signal_of_circuit(size: int) -> float:
     """Length of a right-hand side of so many volts over that of thermal noise: sqrt(d C V^2/kT)."""
-    thermal = BOLTZMANN * float(RC_DEVICE.temperature)
-    return math.sqrt(size * float(RC_DEVICE.capacitance) * float(RC_DEVICE.voltage) ** 2 / thermal)
+    return float(sp.sqrt(size * C * V**2 / thermal).subs(numbers(RC_DEVICE.values)))
 
 
 def values(condition: float, error: float, strength: float) -> dict[sp.Symbol, float]:

@@ -60,10 +60,8 @@ def settings() -> list[AnalogDevice]:
 
 def values_of(device: AnalogDevice) -> dict[sp.Symbol, Constant | float]:
     return {
+        **device.values,
         eps: 2.0**-ANSWER_BITS,
-        w: device.word,
-        B_L: device.link,
-        tau: device.time_constant,
         F: H100.fp32,
         eta: FACTORISATION,
         B_M: in_bits(H100.bandwidth),

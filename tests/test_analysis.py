@@ -230,6 +230,23 @@ def test_largest_problems_are_those_of_arithmetic():
     assert numbers(script.POINT)[script.POWER] == 700
 
 
+def test_scripts_agree_on_the_energy_of_a_solve():
+    from thermolinalg.complexity import DAC_LIKE_ADC, numbers
+    from thermolinalg.complexity.symbols import d, e_conv, k
+
+    merit, feasible, energy = map(importlib.import_module, ("figure_of_merit", "largest_feasible", "energy"))
+    size, price = 512, float(DAC_LIKE_ADC)
+    found = merit._joules(size, {e_conv: DAC_LIKE_ADC})
+    # d^2 + 2 d numbers: 16 bits each at 5 pJ and one conversion; d^1.5 C V^2 kappa ln 256; 0.1 mW a cell all along.
+    moved, settling = size**2 + 2 * size, 100 * math.log(256)
+    seconds = moved * 16 / 5e10 + settling * 1e-6
+    expected = moved * (16 * 5e-12 + price) + size**1.5 * 1e-9 * settling + size * 1e-4 * seconds
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert feasible.SOLVE_JOULES.at(numbers({**feasible.POINT, e_conv: price, d: size, k: 1})) == pytest.approx(found)
+    bound = energy.values(1e-9, 1.0, 100)
+    assert energy.at(energy.DEVICE, size, bound) + moved * price == pytest.approx(found)
+
+
 def test_windows_are_those_of_arithmetic():
     script = importlib.import_module("single_solve_window")
     device = script.settings()[2]
@@ -282,6 +299,58 @@ def test_duels_are_those_of_arithmetic(monkeypatch):
     monkeypatch.setattr(script, "crossover", lambda digital, device, *rest: true(device, digital, *rest))
     with pytest.raises(AssertionError, match="disagree"):
         script.duel(True)
+
+
+def test_published_rows_are_computed(monkeypatch):
+    script = importlib.import_module("published")
+    found = script.rows()
+    verdicts = {(row.source, row.says): row.verdict for row in found}
+    assert len(verdicts) >= len(found) - 1  # one order is compared in two norms
+    assert verdicts["LAPACK Working Note 41", "POTRF: n**3/3 + n**2/2 + n/6"] == "reproduced"
+    assert verdicts["opcounts.txt", "SYTRD: total with 3 n^2"] == "not reproduced"
+    assert verdicts["lecture notes of Romberg and Davenport", "CG, kappa 100, 1e-6: 73"] == "reproduced"
+    assert verdicts["arXiv:2405.13817", "figure 2: run times"] == "not reproducible"
+    # Every table or paper that costs are compared with has a row.
+    named = " ".join(row.source for row in found)
+    papers = "2405.13817 2308.05660 2311.12759 2502.08603 1503.05671 1802.09568 2206.15397 2602.02016 2608.01615 "
+    papers += "2601.04358 2312.07788 2005.04530 2410.12211 2111.08152 2305.11352 2011.04149 1405.4980 2312.08595"
+    assert [paper for paper in papers.split() if paper not in named] == []
+
+
+def test_a_wrong_model_is_not_reproduced(monkeypatch):
+    script = importlib.import_module("published")
+    from dataclasses import replace
+
+    wrong = replace(script.direct.POTRF, cost=script.direct.POTRF.formula + script.n)
+    monkeypatch.setattr(script.direct, "POTRF", wrong)
+    cg = script.iterative.CG_PASSES
+    monkeypatch.setattr(script.iterative, "CG_PASSES", replace(cg, cost=cg.formula * 1.02))
+    with pytest.raises(ValueError, match=r"POTRF.* is not reproduced; say why"):
+        list(script.routines())
+    with pytest.raises(ValueError, match=r"CG.* is not reproduced; say why"):
+        list(script.iterations())
+
+
+def test_a_device_has_values_for_its_symbols():
+    from dataclasses import replace
+
+    from thermolinalg.complexity import RC_DEVICE, not_found, numbers
+    from thermolinalg.complexity.symbols import e_bit, thermal
+
+    found = numbers(RC_DEVICE.values)
+    assert found[thermal] == pytest.approx(1.380649e-23 * 300, rel=1e-12)
+    assert len(found) == 8
+    # What was not found is left out, not zero.
+    without = replace(RC_DEVICE, link_energy=not_found("link energy", "J/bit", "nowhere", "2026-11"))
+    assert set(RC_DEVICE.values) - set(without.values) == {e_bit}
+
+
+def test_markdown_keeps_formulas():
+    n = sp.Symbol("n")
+    table = Table("Which?", ("a*b", "c"), ((n**2 / 3, "O(n**2) <= 3 | 4"),), ("*note*",))
+    assert r"| a\*b | c |" in table.markdown()
+    assert r"| `n**2/3` | O(n\*\*2) \<= 3 \| 4 |" in table.markdown()
+    assert table.markdown().endswith(r"\*note\*")
 
 
 def test_what_a_device_leaves_to_others_is_never_none_without_a_model():

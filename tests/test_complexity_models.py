@@ -19,11 +19,12 @@ from thermolinalg.complexity.models import (
     kronecker,
     optimizers,
     quantum,
+    simulation,
     thermodynamic,
     traffic,
 )
 
-MODULES = (descent, direct, iterative, kronecker, optimizers, quantum, thermodynamic, traffic)
+MODULES = (descent, direct, iterative, kronecker, optimizers, quantum, simulation, thermodynamic, traffic)
 MODELS = {
     f"{module.__name__.rsplit('.', 1)[1]}.{name}": model
     for module in MODULES
@@ -44,7 +45,7 @@ def numbers(model, seed=0, **given):
         found[symbol] = float(np.exp(rng.uniform(math.log(low), math.log(min(meaning.high, 100 * low)))))
     found |= {
         symbol: x
-        for symbol, x in ((sy.kappa, 50.0), (sy.rho, 20.0), (sy.n, 30.0), (sy.m, 40.0), (sy.k, 3.0))
+        for symbol, x in ((sy.kappa, 50.0), (sy.rho, 20.0), (sy.n, 30.0), (sy.m, 40.0), (sy.k, 3.0), (sy.d, 20.0))
         if symbol in found
     }
     return found | {symbol: x for symbol, x in ((sy.eps, 0.01), (sy.phi, 0.01)) if symbol in found} | given

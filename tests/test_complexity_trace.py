@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import sympy as sp
 from jax.extend.core import Literal
 
@@ -17,8 +18,14 @@ from thermolinalg.complexity.rules_base import Count, UnknownPrimitiveError
 from thermolinalg.complexity.rules_loops import UnknownTripCountError
 from thermolinalg.complexity.rules_programs import RULES
 from thermolinalg.complexity.trace import NotPolynomialError, Shaped, trace
+from thermolinalg.laws import overdamped
+from thermolinalg.relaxation import chi_over_z, phi1, psi, sampling_remainder
 
 b, h, k, m, n, t = sp.symbols("b h k m n t", positive=True, integer=True)
+
+
+CALLS = "jit", "pjit", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"
+"""Primitives that do nothing but call a program, by their names in old and new versions of JAX."""
 
 
 class Tally:
@@ -50,8 +57,11 @@ class Tick:
     def __neg__(self):
         return self._do(-self.value)
 
+    def made(self, f):
+        return self._do(f(self.value))
+
     def root(self):
-        return self._do(math.sqrt(self.value))
+        return self.made(math.sqrt)
 
     def function(self, f):
         Tally.transcendentals += 1
@@ -84,6 +94,9 @@ SCALAR = {
     "exp": lambda x: x.function(math.exp),
     "log": lambda x: x.function(math.log),
     "tanh": lambda x: x.function(math.tanh),
+    "abs": lambda x: x.made(abs),
+    "expm1": lambda x: x.function(math.expm1),
+    "erf_inv": lambda x: x.function(scipy.special.erfinv),
     "logistic": lambda x: x.function(lambda v: 1 / (1 + math.exp(-v))),
     "erf": lambda x: x.function(math.erf),
 }
@@ -177,7 +190,13 @@ def objects(items):
     return out
 
 
+def counts(value):
+    return isinstance(value, np.ndarray) and value.dtype == object
+
+
 def ticks(array):
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array
     array = np.asarray(array)
     return objects([Tick(x) for x in array.ravel()]).reshape(array.shape) if array.dtype.kind == "f" else array
 
@@ -212,8 +231,8 @@ class Program:
     def make(self, eqn, var):
         name, params = eqn.primitive.name, eqn.params
         later = [lambda var=var: self.get(var) for var in eqn.invars]
-        if name in ("jit", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"):
-            inner = params.get("jaxpr", params.get("call_jaxpr"))
+        if name in CALLS:
+            inner = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
             program = self.inner.setdefault(id(eqn), Program(inner, later))
             self.made[var] = program.get(program.jaxpr.outvars[list(eqn.outvars).index(var)])
             return
@@ -262,7 +281,7 @@ def structured(name, params, values):
 
 def primitive(eqn, values):
     name, params, out = eqn.primitive.name, eqn.params, eqn.outvars[0].aval
-    if not any(np.asarray(value).dtype == object for value in values):
+    if not any(map(counts, values)):
         result = eqn.primitive.bind(*values, **params)
         return [ticks(array) for array in (result if eqn.primitive.multiple_results else [result])]
     if name in SCALAR:
@@ -321,7 +340,7 @@ def primitive(eqn, values):
 
 MOVES = (
     "broadcast_in_dim reshape transpose squeeze slice dynamic_slice dynamic_update_slice concatenate select_n"
-    " convert_element_type stop_gradient copy pad rev gather name"
+    " convert_element_type stop_gradient copy pad rev gather name stack"
 )
 
 
@@ -380,6 +399,24 @@ def counter_loop(A, x):
     return jax.lax.while_loop(lambda s: s[0] < 9, lambda s: (s[0] + 2, A @ s[1]), (0, x))[1]
 
 
+KEY = jax.random.key(0)
+LONG = tla.Device(simulator=tla.Law(long_time=True))
+
+
+def relaxing(x):
+    return tuple(f(x * x) for f in (phi1, psi, chi_over_z, sampling_remainder))
+
+
+def law_of_a_run(x, samples=None):
+    law = overdamped(x * x + 0.5, 2.0, 1.0, 3.0, samples)
+    return law.force, law.start, law.covariance, law.scale()
+
+
+def simulated_solve(A, y):
+    solution = tla.solve(LONG.program(A), y, key=KEY, plan=tla.Plan(3.0, 40.0))
+    return solution.value, solution.stderr
+
+
 def running(x):
     return jnp.cumsum(x, axis=0) + x**3 - x**-2
 
@@ -411,6 +448,11 @@ CASES = {
     "kfac": (kfac, [(m, n), (b, m), (b, n), (m, n)]),
     "dual ngd": (dual_ngd, [(m, n), (b, m), (b,)]),
     "running": (running, [(n, m)]),
+    "relaxation": (relaxing, [(n,)]),
+    "law of a run": (law_of_a_run, [(n,)]),
+    "law of samples": (lambda x: law_of_a_run(x, 7), [(n,)]),
+    "simulated solve": (simulated_solve, [(n, n), (n, k)]),
+    "simulated samples": (lambda A: tla.gaussian(LONG.program(A), key=KEY, samples=3).value, [(n, n)]),
 }
 
 
@@ -558,6 +600,38 @@ def test_work_that_is_not_used_does_not_count():
     assert trace(lambda A, x: jax.jit(lambda A, x: (A @ A, A @ x))(A, x)[1], *square()).flops == 2 * n**2
 
 
+def test_an_array_without_entries_takes_no_work():
+    """A numeric size makes JAX slice where a symbol makes it give up early; the compiler drops both."""
+    for size in (n, 7):
+        cost = trace(lambda A, x: jnp.concatenate([x, (A @ x)[:0]]) + 1.0, Shaped((size, size)), Shaped((size,)))
+        assert cost.flops == size
+        cost = trace(lambda A, x: jnp.concatenate([x, (A @ x)[:1]]), Shaped((size, size)), Shaped((size,)))
+        assert cost.flops == 2 * size**2
+
+
+def test_of_programs_for_platforms_the_one_that_runs_counts():
+    """The diagonal of a matrix is a product with a mask somewhere else."""
+    cost = trace(jnp.diagonal, Shaped((n, n)))
+    assert cost.flops == 0
+    assert "platform" in cost.notes["platform_index"]
+    backend = jax.default_backend()
+
+    def other(A, **here):
+        return jax.lax.platform_dependent(A, default=lambda A: A + A, **here)
+
+    assert trace(other, Shaped((n, n))).flops == n**2
+    assert trace(lambda A: other(A, **{backend: lambda A: A @ A}), Shaped((n, n))).flops == 2 * n**3
+    assert trace(lambda A: other(A, mosaic=lambda A: A @ A), Shaped((n, n))).flops == n**2
+    assert trace(lambda A: other(A, mosaic=lambda A: A @ (A @ A)), Shaped((n, n))).peak.coeff(n, 2) == 8
+
+
+def test_symbols_that_make_other_operations_are_found_out():
+    """With a symbol a range is multiplied by its step and shifted by its start."""
+    cost = trace(lambda x: x - jnp.arange(x.shape[0], dtype=x.dtype), Shaped((n,)))
+    assert cost.flops == n
+    assert "other operations with symbols" in cost.method
+
+
 def branching(A):
     return A @ A if A.shape[0] >= 8 else A
 
@@ -620,8 +694,8 @@ def flat(closed, rename=None):
     name = lambda var: var if isinstance(var, Literal) else names.setdefault(var, object())  # noqa: E731
     rows = []
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in ("jit", "custom_jvp_call"):
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        if eqn.primitive.name in CALLS:
+            inner = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params)
             inner = getattr(inner, "jaxpr", inner)
             local = dict(zip(inner.invars, map(name, eqn.invars), strict=True))
             inside, results = flat(inner, local)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import thermolinalg as tla
-from thermolinalg import complexity, sde
+from thermolinalg import complexity, optim, sde
 from thermolinalg.circuits import LC, RC, couplings_of, maxwell_matrix
 from thermolinalg.hybrid import pipeline
 from thermolinalg.power import best_case_joules
@@ -54,6 +54,15 @@ def test_public_functions_have_an_example():
     tools += [Moments, LaggedMoments, BatchMeans, LangevinEquation, BAOAB, OBABO, UBU]
     tools += [sde.Equation, sde.to_ito, sde.to_stratonovich, sde.brownian_path, sde.integrate, sde.accumulate]
     tools += [sde.linear_step, sde.check_step, sde.convergence_order, sde.ExponentialEuler, sde.diffrax_solve]
+    tools += [optim.task, optim.example_mean, optim.token_mean, optim.exact, optim.empirical, optim.row_space]
+    tools += [optim.ggn_product, optim.ggn_operator, optim.fisher_product, optim.hessian_product, optim.dense_ggn]
+    tools += [optim.trace, optim.spectral_density, optim.extremes, optim.gradient_noise, optim.suggested_damping]
+    tools += [optim.value, optim.cast, optim.dense, optim.einsum, optim.conv, optim.embed, optim.bias, optim.scale]
+    tools += [optim.discover, optim.factors, optim.inactive, optim.rows, optim.gradient_rows, optim.gram]
+    nouns += [optim.CrossEntropy, optim.SquaredError, optim.Logistic, optim.Poisson, optim.Custom, optim.Weighted]
+    nouns += [optim.Cholesky, optim.CholeskyInverse, optim.Eigh, optim.FromCallable, optim.CG, optim.NewtonSchulz]
+    nouns += [optim.ThermodynamicInverse, optim.ThermodynamicSolve, optim.Guarded]
+    tools += [optim.cg]
     for verb in (*verbs, *plans, *judges, *refined, *tools, *nouns):
         assert ">>>" in verb.__doc__, verb
 

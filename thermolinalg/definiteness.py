@@ -18,7 +18,7 @@ def judge(operator: Operator) -> tuple[jax.Array, Spectrum | None]:
     spectrum = Spectrum(low, high, lower, upper)
     eps = jnp.finfo(operator.dtype).eps
     # Rounding moves eigenvalues by a modest multiple of eps times the norm, and that multiple grows slower than d.
-    definite = low > 4 * operator.dim**0.5 * eps * high
+    definite = low > 4 * jnp.sqrt(jnp.asarray(operator.dim, low.dtype)) * eps * high
     flags = jnp.where(definite, 0, int(Status.NOT_POSITIVE_DEFINITE))
     flags |= jnp.where(definite & (low < 1e3 * eps * high), int(Status.LOW_PRECISION), 0)
     flags |= jnp.where(definite & ~spectrum.resolved, int(Status.UNRESOLVED), 0)

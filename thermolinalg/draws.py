@@ -44,7 +44,7 @@ def bartlett(key: jax.Array, size: int, degrees: Scalar, dtype: jnp.dtype) -> ja
     real = jnp.finfo(dtype).dtype
     components = 2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1
     normals, squares = jax.random.split(key)
-    left = components / 2 * (jnp.asarray(degrees).astype(real) - jnp.arange(size, dtype=real))
+    left = components / 2 * (jnp.asarray(degrees).astype(real) - jax.lax.iota(real, size))
     length = jnp.sqrt(2 * jax.random.gamma(squares, jnp.maximum(left, 0.5), dtype=real))
     below = jnp.tril(white_noise(normals, (size, size), dtype), -1)
     return jnp.where(left[None] > 0, below + jnp.diag(length).astype(dtype), 0)

@@ -20,6 +20,53 @@ class EstimatorName(StrEnum):
     jarzynski = "jarzynski"
 
 
+class DigitalName(StrEnum):
+    """Digital methods whose cost is known as a formula."""
+
+    cholesky = "cholesky"
+    lu = "lu"
+    cg = "cg"
+    cholesky_inverse = "cholesky-inverse"
+    newton_schulz = "newton-schulz"
+    cholesky_samples = "cholesky-samples"
+    kfac = "kfac"
+    kfac_rows = "kfac-rows"
+
+
+class AnalogName(StrEnum):
+    """Methods of a device whose cost is known as a formula."""
+
+    solve = "solve"
+    average = "average"
+    inverse = "inverse"
+    inverse_samples = "inverse-samples"
+    samples = "samples"
+    kfac = "kfac"
+    kfac_rows = "kfac-rows"
+
+
+class ChipName(StrEnum):
+    """Digital chips with published figures."""
+
+    v100 = "V100"
+    a100 = "A100"
+    h100 = "H100"
+    h200 = "H200"
+    tpu_v3 = "TPUv3"
+    tpu_v4 = "TPUv4"
+    tpu_v5e = "TPUv5e"
+    tpu_v5p = "TPUv5p"
+
+
+class CircuitName(StrEnum):
+    """Devices by what they are made of: their time constant; the rest is that of the published model."""
+
+    rc = "RC"
+    rlc = "RLC"
+    mechanical = "mechanical"
+    josephson = "Josephson"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -124,3 +171,21 @@ SweepRtol = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option(help="Write the table here, as .csv.")]
 Picture = Annotated[Path | None, typer.Option(help="Draw it here, as .png.")]
+
+Against = Annotated[
+    list[DigitalName], typer.Option("--digital", help="Digital method; of several, the cheapest counts.")
+]
+Chip = Annotated[ChipName, typer.Option("--on", case_sensitive=False, help="Chip that it runs on, in FP32.")]
+Analog = Annotated[AnalogName, typer.Option("--analog", help="Method of the device.")]
+Circuit = Annotated[CircuitName, typer.Option("--device", case_sensitive=False, help="The device.")]
+Variable = Annotated[str, typer.Option(help="What varies: any symbol that --list names.")]
+Lowest = Annotated[float | None, typer.Option("--from", help="Where to begin.", show_default="depends on what varies")]
+Highest = Annotated[float | None, typer.Option("--to", help="Where to end.", show_default="depends on what varies")]
+Known = Annotated[
+    list[str] | None,
+    typer.Option("--at", metavar="NAME=VALUE", help="A number for a symbol, in place of its constant if it has one."),
+]
+Listed = Annotated[bool, typer.Option("--list", help="List methods, machines and symbols, and compare nothing.")]
+Comma = Annotated[Path | None, typer.Option("--csv", help="Write the tables here, as .csv.")]
+Latex = Annotated[Path | None, typer.Option("--latex", help="Write the tables here, as .tex.")]
+Drawing = Annotated[Path | None, typer.Option("--figure", help="Draw both costs here, as .png.")]

@@ -35,6 +35,7 @@ from thermolinalg.complexity.crossover import storage_limit as storage_limit
 from thermolinalg.complexity.dimensions import unit_of as unit_of
 from thermolinalg.complexity.hardware import A100 as A100
 from thermolinalg.complexity.hardware import CHIPS as CHIPS
+from thermolinalg.complexity.hardware import DAC_LIKE_ADC as DAC_LIKE_ADC
 from thermolinalg.complexity.hardware import FACTORISATION as FACTORISATION
 from thermolinalg.complexity.hardware import H100 as H100
 from thermolinalg.complexity.hardware import H200 as H200

@@ -4,10 +4,14 @@ Peaks are dense, of one chip. Two traps stand behind many tables: a peak for mat
 entries is twice the dense one, and a board of four chips, or a host of eight, is set against one chip.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+
+import scipy.constants
+import sympy as sp
 
 from thermolinalg.complexity.constants import Constant, Origin, not_found
 from thermolinalg.complexity.ledger import best_case_joules
+from thermolinalg.complexity.symbols import B_L, C, P_cell, V, e_bit, tau, thermal, w
 
 DATE = "2026-11"
 LOCKWOOD = "glennklockwood.com/garden/processors/"
@@ -167,6 +171,39 @@ class AnalogDevice:
         for field, unit in zip(fields(self)[1:], units, strict=True):
             getattr(self, field.name).need(unit)
 
+    @property
+    def values(self) -> dict[sp.Symbol, Constant]:
+        r"""What the device puts in place of symbols, for :func:`thermolinalg.complexity.crossover` and its neighbours.
+
+        .. math:: \tau, \quad w, \quad B_L, \quad C, \quad V, \quad P_\mathrm{cell}, \quad e_\mathrm{bit}, \quad
+            kT = k_B\,T
+
+        Notes
+        -----
+        A constant that was not found is left out, so that a cost without it can be had; one with it is refused for
+        want of that symbol. The energy of a conversion is for the caller to choose: it differs between DAC and ADC.
+
+        Examples
+        --------
+        >>> from thermolinalg.complexity.models.traffic import SOLVE_SECONDS
+        >>> from thermolinalg.complexity.symbols import d, eps, k, kappa, q
+        >>> round(SOLVE_SECONDS.at({**RC_DEVICE.values, d: 1000, kappa: 100, eps: 1e-2, k: 1, q: 1}), 6)
+        0.000781
+        """
+        found = {
+            tau: self.time_constant,
+            w: self.word,
+            B_L: self.link,
+            C: self.capacitance,
+            V: self.voltage,
+            P_cell: self.cell_power,
+            e_bit: self.link_energy,
+        }
+        if self.temperature.known:
+            value, low, high = (scipy.constants.k * x for x in (float(self.temperature), *self.temperature.interval))
+            found[thermal] = replace(self.temperature, name="thermal energy", value=value, low=low, high=high, unit="J")
+        return {symbol: constant for symbol, constant in found.items() if constant.known}
+
 
 def _sheet(name: str, value: float, unit: str, source: str) -> Constant:
     return Constant(name, value, unit, source, DATE, Origin.DATASHEET)
@@ -286,6 +323,14 @@ RC_DEVICE = AnalogDevice(
     dac_energy=not_found("DAC energy", "J/conversion", "no survey of DAC energies", DATE),
 )  # fmt: skip
 """The device of a published timing model, with what the model leaves open as assumptions."""
+
+DAC_LIKE_ADC = replace(
+    RC_DEVICE.adc_energy,
+    name="DAC as dear as the ADC",
+    status=Origin.ASSUMPTION,
+    source="assumed: no survey of DAC energies",
+)
+"""What may be put in place of the energy of a DAC, which was not found."""
 
 _WHITELAM = "arXiv:2410.12211, order of magnitude"
 RLC_TIME = _assumed("time constant, RLC", 1e-6, "s", _WHITELAM)

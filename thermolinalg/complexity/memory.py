@@ -9,6 +9,7 @@ from jax.extend.core import Literal
 
 from thermolinalg.complexity.rules_base import value_of
 from thermolinalg.complexity.rules_elementwise import ALIASES
+from thermolinalg.complexity.rules_loops import learn
 from thermolinalg.complexity.rules_programs import Part, Walk, from_one, needed, parts, whole
 
 Terms: TypeAlias = Counter[Any]
@@ -36,15 +37,16 @@ def _extras(program: Part, state: Walk) -> list[Terms]:
     owner: dict[Any, Any] = {}  # what a reshaped array shares its memory with
     left: Counter[Any] = Counter()  # names that still need an owner's memory
     size: dict[Any, Terms] = {}
-    live, found = Terms(), [Terms()]
+    live, found, known = Terms(), [Terms()], dict(program.known)
     for moment, (eqn, wanted) in enumerate(equations):
+        learn(eqn, known, state.sizes)
         if eqn.primitive.name in ALIASES and not isinstance(eqn.invars[0], Literal):
             for before, after in zip(eqn.invars, eqn.outvars, strict=False):
                 owner[after] = owner.get(before, before)
                 left[owner[after]] += 1
             inner = [Terms()]
         else:
-            inner = _inside(eqn, wanted, state)
+            inner = _inside(eqn, wanted, known, state)
             for var in eqn.outvars:
                 size[var] = _bytes(var, state.sizes)
                 left[var] += 1
@@ -60,14 +62,14 @@ def _extras(program: Part, state: Walk) -> list[Terms]:
     return found
 
 
-def _inside(eqn: Any, wanted: tuple[bool, ...], state: Walk) -> list[Terms]:
+def _inside(eqn: Any, wanted: tuple[bool, ...], known: Mapping[Any, sp.Expr], state: Walk) -> list[Terms]:
     """Bytes that the programs inside an equation add to its inputs and results."""
     name = eqn.primitive.name
     if name in state.rules:
         return [Terms()]
     results = [_bytes(var, state.sizes) for var in eqn.outvars]
     found: list[Terms] = [Terms()]
-    for part in parts(eqn, wanted, {}, state, counted=False):
+    for part in parts(eqn, wanted, known, state, counted=False):
         base = Terms()
         if name == "scan":  # slices of what is scanned over
             skip = eqn.params["num_consts"] + eqn.params["num_carry"]

@@ -16,6 +16,7 @@ class Counts(Enum):
     """What a cost counts. Costs that count different things are never added."""
 
     FLOPS = "flops"
+    FUNCTIONS = "functions"
     BYTES = "bytes"
     SECONDS = "seconds"
     JOULES = "joules"
@@ -37,6 +38,7 @@ class Counts(Enum):
 
 _CONVENTIONS = {
     Counts.FLOPS: "multiplications and additions count one each, and so do divisions and roots",
+    Counts.FUNCTIONS: "values of elementary and special functions, one each; flops are counted apart",
     Counts.BYTES: "bytes, read and written",
     Counts.SECONDS: "seconds",
     Counts.JOULES: "joules",

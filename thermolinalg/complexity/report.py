@@ -109,10 +109,11 @@ class Table:
         return "\n".join([*lines, *(f"% {line}" for note in self.notes for line in note.splitlines())])
 
     def markdown(self) -> str:
-        """Return the table in Markdown, the question in bold, the notes as paragraphs below."""
-        rows = [self.columns, ("---",) * len(self.columns), *self._cells()]
-        lines = ["| " + " | ".join(_plain(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
-        return "\n".join([f"**{self.question}**", "", *lines, *(part for note in self.notes for part in ("", note))])
+        """Return the table in Markdown, the question in bold, formulas as code, the notes as paragraphs below."""
+        rows = [map(_marked, self.columns), ("---",) * len(self.columns), *(map(_markdown_cell, r) for r in self.rows)]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        notes = [part for note in self.notes for part in ("", _marked(note))]
+        return "\n".join([f"**{_marked(self.question)}**", "", *lines, *notes])
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [tuple(map(_shown, row)) for row in self.rows]
@@ -136,6 +137,17 @@ def _shown(cell: Any) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
+
+
+def _marked(text: str) -> str:
+    """Text that Markdown leaves as it is: stars are no emphasis, a bar ends no cell."""
+    return "".join(rf"\{character}" if character in "*|`<" else character for character in _plain(text))
+
+
+def _markdown_cell(cell: Any) -> str:
+    if isinstance(cell, sp.Basic) and not _is_number(cell):
+        return f"`{_plain(str(cell))}`".replace("|", r"\|")
+    return _marked(_shown(cell))
 
 
 def _escaped(text: str) -> str:

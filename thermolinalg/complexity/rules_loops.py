@@ -36,6 +36,7 @@ _FOLLOWED: dict[str, Any] = {
     "neg": lambda a: -a,
     "max": sp.Max,
     "min": sp.Min,
+    "clamp": lambda low, a, high: sp.Max(low, sp.Min(a, high)),
 }
 
 
@@ -45,10 +46,21 @@ def learn(eqn: Any, known: dict[Any, sp.Expr], sizes: Mapping[str, sp.Symbol]) -
     out: Any = eqn.outvars[0] if eqn.outvars else None
     if name == "dim_as_value":
         known[out] = dim(eqn.params["dim"], sizes)
+    elif name == "platform_index":
+        known[out] = sp.Integer(_platform(eqn.params["platforms"]))
     elif name in _FOLLOWED and getattr(out.aval, "shape", None) == () and is_kind(out.aval.dtype, np.integer):
         found = [value(var, known) for var in eqn.invars]
         if all(item is not None for item in found):
             known[out] = _FOLLOWED[name](*found)
+
+
+def _platform(platforms: Any) -> int:
+    """Which of these programs, each for some platforms, runs where JAX runs; the last is that for all others."""
+    backend = jax.default_backend()
+    here = {"gpu": ("cuda", "rocm")}.get(backend, (backend,))
+    listed = [place for place, names in enumerate(platforms) if names is not None]
+    found = [place for place in listed if any(name in platforms[place] for name in here)]
+    return found[0] if found else len(listed)
 
 
 def allowed_steps(eqn: Any, values: list[sp.Expr | None]) -> list[sp.Expr | None]:

@@ -25,7 +25,11 @@ from thermolinalg.complexity.rules_loops import UnknownTripCountError, allowed_s
 RULES: Mapping[str, Rule] = {**ELEMENTWISE, **ARRAYS, **LINALG}
 """The counting rule of every primitive that is known."""
 
-NOTES: Mapping[str, str] = {**ARRAY_NOTES, **LINALG_NOTES}
+NOTES: Mapping[str, str] = {
+    **ARRAY_NOTES,
+    **LINALG_NOTES,
+    "platform_index": "of programs for several platforms the one that runs on this",
+}
 """Source of a count that is not a definition, or how it is a model or a bound."""
 
 _CALLERS = "jit pjit closed_call core_call call checkpoint remat remat2 custom_jvp_call custom_vjp_call"
@@ -104,7 +108,7 @@ def walk(program: Part, state: Walk) -> Tally:
                 tally.bytes.append(traffic(eqn, equation))
         elif name == "cond":
             branches = [walk(part, state) for part in parts(eqn, wanted, known, state)]
-            tally.merge(dearest(branches, state), sp.S.One)
+            tally.merge(dearest(branches, state) if len(branches) > 1 else branches[0], sp.S.One)
         else:
             for part in parts(eqn, wanted, known, state):
                 tally.merge(walk(part, state), part.times)
@@ -137,7 +141,7 @@ def needed(
     """Equations that the wanted results need, each with those of its results that are used; and the inputs needed."""
     key = jaxpr, wanted
     if key not in state.used:
-        used = {var for var, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted and not _literal(var)}
+        used = {var for var, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted and not _nothing(var)}
         kept = []
         for eqn in reversed(jaxpr.eqns):
             results = tuple(var in used for var in eqn.outvars)
@@ -148,7 +152,7 @@ def needed(
             inner = _called(eqn) if eqn.primitive.name not in state.rules else None
             if inner is not None:
                 takes = list(needed(inner, results, state)[1])
-            used |= {var for var, is_taken in zip(eqn.invars, takes, strict=True) if is_taken and not _literal(var)}
+            used |= {var for var, is_taken in zip(eqn.invars, takes, strict=True) if is_taken and not _nothing(var)}
         state.used[key] = kept[::-1], tuple(var in used for var in jaxpr.invars)
     return state.used[key]
 
@@ -166,7 +170,9 @@ def parts(
         body_wants = (True,) * carried + wanted[carried:]
         return [_part(params["jaxpr"], dim(params["length"], state.sizes), values[: params["num_consts"]], body_wants)]
     if name == "cond":
-        return [_part(branch, sp.S.One, values[1:], wanted) for branch in params["branches"]]
+        index, branches = values[0], params["branches"]
+        taken = branches if index is None or not index.is_Integer else [branches[int(index)]]
+        return [_part(branch, sp.S.One, values[1:], wanted) for branch in taken]
     if name == "custom_linear_solve":
         return [_part(params["jaxprs"].solve, sp.S.One, [])]
     if name == "while":
@@ -189,8 +195,11 @@ def _called(eqn: Any) -> Any:
     return getattr(closed, "jaxpr", closed)
 
 
-def _literal(var: Any) -> bool:
-    return isinstance(var, Literal)
+def _nothing(var: Any) -> bool:
+    """Whether nothing is computed for it: a literal, or an array without entries."""
+    return isinstance(var, Literal) or any(
+        isinstance(size, int) and size == 0 for size in getattr(var.aval, "shape", ())
+    )
 
 
 def _trips(eqn: Any, values: list[sp.Expr | None], state: Walk) -> sp.Expr:

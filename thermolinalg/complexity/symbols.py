@@ -60,6 +60,11 @@ k_f = _new("k_f", "steps from one refresh of inverses or roots to the next", low
 k_s = _new("k_s", "steps from one update of statistics to the next", low=1)
 nodes = _new("n_q", "nodes of a path from one matrix to another", low=1)
 q = _new("q", "right-hand sides that relax at once", low=1)
+n_s = _new("N_s", "samples of one run", low=1)
+j_f = _new("J_f", "doublings of a short time until a process has forgotten its start", low=0)
+j_0 = _new("J_0", "doublings of a short time that make up the burn-in", low=0)
+j_1 = _new("J_1", "doublings of a short time that make up the time between samples", low=0)
+j_t = _new("J_t", "doublings of a short time that make up a time lag", low=0)
 
 # Accuracy and conditioning
 kappa = _new("kappa", "condition number, largest over smallest eigenvalue, after damping", low=1)
@@ -105,6 +110,7 @@ t_toffoli = _new("t_T", "time of one Toffoli gate", second)
 # Constants that no reference fixes
 c_eigh = _new("c_eigh", "operations of a symmetric eigendecomposition over n^3", low=4 / 3, high=9)
 c_svd = _new("c_svd", "operations of a full singular value decomposition over n^3", low=20, high=22)
+c_gamma = _new("c_gamma", "operations of one draw from a gamma distribution, on average")
 c_lyapunov = _new("c_lyap", "operations of a Bartels-Stewart solve over n^3", low=27, high=35)
 hidden = _new("K", "constant that a statement of order leaves out: unknown until somebody gives it")
 

@@ -126,11 +126,13 @@ def trace(
 
     Notes
     -----
-    Shapes are symbols of ``jax.export`` where the function allows. Where it does not (it compares sizes, or makes lists
-    of them) it is traced at several sizes, from 24 up, and the polynomial through these costs, exact in rationals, is
-    verified at three further sizes: that is strong evidence and no proof, and small sizes may cost otherwise. `method`
-    says which. What XLA fuses, hoists or drops later is not seen here. Multiplications by zeros, as with masks or with
-    triangles, are counted. Work of which no result is used is not.
+    Shapes are symbols of ``jax.export`` where the function allows, held against one trace with numbers. Where it does
+    not (it compares sizes, or makes lists of them), or JAX does other things with symbols than with numbers (as
+    ``jax.numpy.arange`` does), it is traced at several sizes, from 24 up, and the polynomial through these costs, exact
+    in rationals, is verified at three further sizes: that is strong evidence and no proof, and small sizes may cost
+    otherwise. `method` says which. What XLA fuses, hoists or drops later is not seen here. Multiplications by zeros, as
+    with masks or with triangles, are counted. Work of which no result is used is not, and of programs for several
+    platforms the one that JAX runs on counts.
 
     Examples
     --------
@@ -157,8 +159,11 @@ def trace(
     try:
         jaxpr = program(dict(zip(symbols, scope, strict=True)))
     except Exception as refusal:  # whatever the function does with a size that is no number
-        return _interpolated(program, symbols, table, trips, type(refusal).__name__)
-    return _cost(jaxpr, dict(zip(names, symbols, strict=True)), table, trips, "symbols of jax.export")
+        return _interpolated(program, symbols, table, trips, f"{type(refusal).__name__} with symbols")
+    cost = _cost(jaxpr, dict(zip(names, symbols, strict=True)), table, trips, "symbols of jax.export")
+    if _holds(cost, program, symbols, table, trips):
+        return cost
+    return _interpolated(program, symbols, table, trips, "other operations with symbols")
 
 
 def _symbols(leaves: list[Any]) -> list[sp.Symbol]:
@@ -216,6 +221,29 @@ _DEGREES = range(3, 7)
 _FIRST = 24
 
 
+def _at(trips: Sequence[Any], sizes: Mapping[sp.Symbol, int]) -> list[sp.Expr]:
+    return [sp.sympify(trip).subs(sizes) for trip in trips]
+
+
+def _holds(
+    cost: Traced,
+    program: Callable[[Any], Any],
+    symbols: list[sp.Symbol],
+    rules: Mapping[str, Rule],
+    trips: Sequence[Any],
+) -> bool:
+    """Whether formulas are those of numbers at one place: JAX traces some functions otherwise if sizes are symbols."""
+    sizes = {symbol: _FIRST + 9 * place for place, symbol in enumerate(symbols)}
+    try:
+        jaxpr = program(sizes)
+    except Exception:  # these numbers are none that the function takes
+        return True
+    found = _cost(jaxpr, {}, rules, _at(trips, sizes), "numbers")
+    pairs = (cost.flops, found.flops), (cost.transcendentals, found.transcendentals)
+    gaps = (sp.expand(ours.subs(sizes) - theirs) for ours, theirs in pairs)
+    return all(gap == 0 or gap.equals(0) for gap in gaps)  # logarithms may look different and be equal
+
+
 def _interpolated(
     program: Callable[[Any], Any], symbols: list[sp.Symbol], rules: Mapping[str, Rule], trips: Sequence[Any], why: str
 ) -> Traced:
@@ -226,8 +254,7 @@ def _interpolated(
     def at(offset: tuple[int, ...]) -> Traced:
         if offset not in seen:
             sizes = {symbol: base + step for symbol, base, step in zip(symbols, bases, offset, strict=True)}
-            fixed = [sp.sympify(trip).subs(sizes) for trip in trips]
-            seen[offset] = _cost(program(sizes), {}, rules, fixed, "numbers")
+            seen[offset] = _cost(program(sizes), {}, rules, _at(trips, sizes), "numbers")
         return seen[offset]
 
     wrong = ""
@@ -256,9 +283,7 @@ def _interpolated(
         )
         if not wrong:
             last = at(held[-1])
-            how = (
-                f"polynomials of degree {degree} through {len(lattice)} traces, verified at 3 more; {why} with symbols"
-            )
+            how = f"polynomials of degree {degree} through {len(lattice)} traces, verified at 3 more; {why}"
             return _assembled(fitted, last.notes, how)
     raise NotPolynomialError(
         f"{wrong} is no polynomial of degree {_DEGREES[-1]} in {', '.join(map(str, symbols))}: trace the parts of the "

@@ -148,7 +148,7 @@ def _inv(program: Program, key: jax.Array, plan: Plan, route: int | None) -> Sol
         whole = reading.systematic.reshape(-1, 1), value.reshape(-1, 1)
         flags |= imprecision(fixed.device, *whole, plan)
     # The mean of ratios that are all one is one up to rounding.
-    few = effective < value.shape[0] * (1 - 1e-3)
+    few = effective / value.shape[0] < 1 - 1e-3
     flags |= jnp.where(few, int(Status.FEW_SAMPLES), 0).astype(jnp.int32)
     stats = {
         "plan": plan,

@@ -6,5 +6,6 @@ from thermolinalg.complexity.models import iterative as iterative
 from thermolinalg.complexity.models import kronecker as kronecker
 from thermolinalg.complexity.models import optimizers as optimizers
 from thermolinalg.complexity.models import quantum as quantum
+from thermolinalg.complexity.models import simulation as simulation
 from thermolinalg.complexity.models import thermodynamic as thermodynamic
 from thermolinalg.complexity.models import traffic as traffic

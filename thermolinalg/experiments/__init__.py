@@ -1,0 +1,1 @@
+"""Experiments: real data, small models and one loop that trains them with any optimizer."""

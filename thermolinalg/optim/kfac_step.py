@@ -1,0 +1,388 @@
+r"""One step of K-FAC: measure factors, refresh inverses, precondition, choose a length, keep the books."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
+
+from thermolinalg.optim.factors import Pair, no_factors
+from thermolinalg.optim.factors import factors as measure_factors
+from thermolinalg.optim.kfac_state import KfacState, KfacStats
+from thermolinalg.optim.kronecker import BlockSolver, Gradient, State, condition_bound, replace_failed
+from thermolinalg.optim.loss_base import wide
+from thermolinalg.optim.products import ggn_product
+from thermolinalg.optim.rows import gradient_rows
+from thermolinalg.optim.rows import rows as measure_rows
+from thermolinalg.optim.sites import Site
+from thermolinalg.optim.task import Task
+from thermolinalg.optim.trust import LevenbergMarquardt, Limit, QuadraticModel, graft, inner, minimise_model
+from thermolinalg.ranges import check_not_negative, check_positive, check_whole
+
+Scalar = float | jax.Array
+Scheduled = Scalar | Callable[[jax.Array], Any]
+Tree = Any
+
+
+class Taken(NamedTuple):
+    """Learning rate and momentum of a step, and the factor by which a limit shortened it."""
+
+    rate: jax.Array
+    momentum: jax.Array
+    scale: jax.Array
+
+
+@dataclass(frozen=True)
+class Step:
+    """Settings, checked, and the two functions of the transformation."""
+
+    task: Task
+    learning_rate: Scheduled | QuadraticModel
+    damping: Scheduled | LevenbergMarquardt
+    blocks: BlockSolver
+    fisher: Callable[..., jax.Array]
+    momentum: Scheduled
+    decay: Scheduled
+    factor_period: int
+    inverse_period: int
+    burn_in: int
+    l2: Scalar
+    weight_decay: Scheduled
+    limit: Limit | None
+    grafting: optax.GradientTransformation | None
+    rest: optax.GradientTransformationExtraArgs | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        layout = self.task.layout
+        if not layout.sites:
+            raise ValueError(
+                "task has no tagged layer, so there is no block to factor: call optim.dense, optim.conv, ... in the "
+                "model, wrap it with an adapter, or use optim.ngd, which needs none"
+            )
+        if layout.unclaimed and self.rest is None:
+            raise ValueError(
+                f"no tagged layer uses the parameters {', '.join(layout.unclaimed)}: tag their layers, or say what "
+                "happens to them by rest=, for example rest=optax.adam(1e-3)"
+            )
+        if not isinstance(self.blocks, BlockSolver):
+            raise ValueError(f"blocks must have init, observe, prepare and apply, got {type(self.blocks).__name__}")
+        check_positive(**_numbers(learning_rate=self.learning_rate, damping=self.damping))
+        check_not_negative(**_numbers(momentum=self.momentum, decay=self.decay, weight_decay=self.weight_decay))
+        check_not_negative(l2=self.l2)
+        for name, least in {"factor_period": 1, "inverse_period": 1, "burn_in": 0}.items():
+            check_whole(name, getattr(self, name), least)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.task.layout.sites
+
+    def init(self, params: Tree) -> KfacState:
+        """Zero factors, zero momentum."""
+        factors = {site.path: no_factors(site, _statistics_dtype(params)) for site in self.sites}
+        blocks = self.blocks.init(factors)
+        gradient = Gradient(
+            {path: jnp.zeros((*p.lead, p.rows, p.columns), p.g.dtype) for path, p in factors.items()}, dict
+        )
+        # Shapes only: what solvers report belongs to the state from the first step on.
+        solves = jax.eval_shape(lambda state: self.blocks.apply(gradient, state, jax.random.key(0))[1], blocks)
+        zero, nan = jnp.zeros((), jnp.float32), jnp.full((), jnp.nan, jnp.float32)
+        dtype = _statistics_dtype(params)
+        number, each = jnp.zeros((), jnp.int32), {path: nan for path in factors}
+        stats = KfacStats(
+            *(jnp.full((), x, dtype) for x in (0, 0, 0, 0, 0, jnp.nan, jnp.nan)),
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), solves),
+            *(each, number, number, zero, zero),
+        )
+        start = self.damping.initial if isinstance(self.damping, LevenbergMarquardt) else _at(self.damping, number)
+        return KfacState(
+            *(number, number, jax.random.key_data(jax.random.key(self.seed)), factors, blocks),
+            jnp.asarray(start, dtype),
+            {path: zero for path in factors},
+            jax.tree.map(jnp.zeros_like, params),
+            None if self.rest is None else self._masked.init(params),
+            None if self.grafting is None else self.grafting.init(params),
+            stats,
+        )
+
+    def update(
+        self,
+        grads: Tree,
+        state: KfacState,
+        params: Tree = None,
+        *,
+        batch: Any = None,
+        value: Any = None,
+        factors: dict[str, Pair] | None = None,
+        **extra: Any,
+    ) -> tuple[Tree, KfacState]:
+        """One step: measure, refresh, precondition, choose a length."""
+        self._check(grads, params, batch)
+        count = state.count
+        key, *keys = jax.random.split(jax.random.wrap_key_data(state.key), 5)
+        healthy = _finite(grads) & (True if value is None else jnp.isfinite(value))
+        grads = jax.tree.map(lambda g: jnp.where(healthy, g, jnp.zeros_like(g)), grads)
+        if not _known_zero(self.l2):
+            grads = jax.tree.map(lambda g, p: g + jnp.asarray(self.l2, g.dtype) * p, grads, params)
+        damping = state.damping if isinstance(self.damping, LevenbergMarquardt) else _at(self.damping, count)
+        damping = jnp.asarray(damping, state.damping.dtype)
+
+        averages, measured, blocks = self._measure(state, params, batch, factors, healthy, keys[0])
+        blocks, condition = self._refresh(
+            state, averages, blocks, damping + jnp.asarray(self.l2, damping.dtype), healthy, keys[1]
+        )
+        matrices = self._matrices(grads)
+        gradient = Gradient(matrices, lambda: self._gradient_rows(params, batch))
+        found, solves, blocks = self.blocks.apply(gradient, blocks, keys[2])
+        found, lengths, fallbacks = replace_failed(found, matrices, state.lengths, healthy)
+        direction = self._tree(found, grads)
+        grafted = state.graft
+        if self.grafting is not None:
+            direction, grafted = self._graft(direction, grads, state.graft, params)
+
+        product = lambda v: ggn_product(self.task, params, batch, v)  # noqa: E731
+        step, last, taken = self._length(direction, grads, state, product, damping, count)
+        if not _known_zero(self.weight_decay):
+            shrink = taken.rate * jnp.asarray(_at(self.weight_decay, count), damping.dtype)
+            step = jax.tree.map(lambda s, p: s - shrink.astype(p.dtype) * p, step, params)
+        new_damping, ratio, predicted = self._trust(step, grads, state, product, params, batch, damping)
+
+        going = healthy & (count >= self.burn_in)
+        updates, rest = self._rest(step, grads, state.rest, params, batch, healthy, extra)
+        updates = jax.tree.map(lambda u, g: jnp.where(going, u, jnp.zeros_like(u)).astype(g.dtype), updates, grads)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(going, a, b).astype(b.dtype), new, old)  # noqa: E731
+        stats = state.stats
+        stats = KfacStats(
+            *(taken.rate, taken.momentum, damping, taken.scale),
+            inner(direction, grads).astype(damping.dtype),
+            *(ratio, predicted, solves, condition),
+            stats.rejected + jnp.where(healthy, 0, 1),
+            stats.fallbacks + jnp.where(healthy, fallbacks, 0),
+            stats.seconds + sum(info.seconds for info in solves.values()),
+            stats.joules + sum(info.joules for info in solves.values()),
+        )
+        return updates, KfacState(
+            *(count + 1, measured, jax.random.key_data(key), averages, blocks),
+            *(new_damping, lengths, keep(last, state.last), rest),
+            grafted if self.grafting is None else keep(grafted, state.graft),
+            stats,
+        )
+
+    def _check(self, grads: Tree, params: Tree, batch: Any) -> None:
+        if params is None:
+            raise ValueError("kfac needs the parameters: update(grads, state, params, batch=(inputs, targets))")
+        if batch is None:
+            raise ValueError(
+                "kfac needs the batch that the gradient came from: update(grads, state, params, batch=(inputs, "
+                "targets)); without it there is no curvature"
+            )
+        if jax.tree.structure(grads) != jax.tree.structure(params):
+            raise ValueError("grads and params must be trees of one structure")
+        known = {keystr(path) for path, _ in tree_flatten_with_path(params)[0]}
+        missing = [path for site in self.sites for path in site.paths if path not in known]
+        if missing:
+            raise ValueError(
+                f"params lacks {', '.join(missing)}, which the task found: build the task from these parameters"
+            )
+
+    def _measure(
+        self,
+        state: KfacState,
+        params: Tree,
+        batch: Any,
+        given: dict[str, Pair] | None,
+        healthy: jax.Array,
+        key: jax.Array,
+    ) -> tuple[dict[str, Pair], jax.Array, State]:
+        """Running means of the factors, the number of measurements, and blocks that saw the rows."""
+        task, layout, inputs, targets = self.task, self.task.layout, *batch
+
+        def look() -> tuple[dict[str, Pair], jax.Array, State]:
+            outputs = task.outputs(params, inputs)
+            columns = self.fisher(task.loss, outputs, targets, key)
+            new = given if given is not None else measure_factors(task.model, params, inputs, columns, layout)
+            usable = healthy & _finite(new)
+            number = state.measured + 1
+            # The first measurements count alike: a running mean from zero would be biased towards it.
+            dtype = state.damping.dtype
+            decay = jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(_at(self.decay, state.count), dtype))
+            decay = jnp.where(usable, decay, jnp.ones_like(decay))
+            mean = jax.tree.map(
+                lambda old, fresh: (
+                    decay.astype(old.dtype) * old
+                    + (1 - decay).astype(old.dtype) * jnp.where(usable, fresh.astype(old.dtype), jnp.zeros_like(old))
+                ),
+                *(state.factors, new),
+            )
+            seen = self.blocks.observe(
+                lambda: measure_rows(task.model, params, inputs, columns, layout), decay, state.blocks
+            )
+            return mean, jnp.where(usable, number, state.measured), seen
+
+        if self.factor_period == 1:
+            # No branch: the compiler then shares the forward pass with that of the gradient.
+            return look()
+        due = state.count % self.factor_period == 0
+        return jax.lax.cond(due, look, lambda: (state.factors, state.measured, state.blocks))
+
+    def _refresh(
+        self,
+        state: KfacState,
+        factors: dict[str, Pair],
+        blocks: State,
+        damping: jax.Array,
+        healthy: jax.Array,
+        key: jax.Array,
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """Prepare the solvers of all blocks, and bound the conditions of what they were given."""
+
+        def prepare() -> tuple[State, dict[str, jax.Array]]:
+            ready = self.blocks.prepare(factors, damping, blocks, key)
+            bounds = {path: condition_bound(pair, damping) for path, pair in factors.items()}
+            return jax.tree.map(lambda new, old: new.astype(old.dtype), ready, blocks), bounds
+
+        since = state.count - self.burn_in
+        due = (since >= 0) & (since % self.inverse_period == 0) & healthy
+        return jax.lax.cond(due, prepare, lambda: (blocks, state.stats.condition))
+
+    def _matrices(self, tree: Tree) -> dict[str, jax.Array]:
+        dtype = _statistics_dtype(tree)
+        leaves = {keystr(path): leaf.astype(dtype) for path, leaf in tree_flatten_with_path(tree)[0]}
+        return {site.path: site.matrix(leaves) for site in self.sites}
+
+    def _gradient_rows(self, params: Tree, batch: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
+        inputs, targets = batch
+        outputs = self.task.outputs(params, inputs)
+        slope = jax.grad(lambda z: jnp.mean(self.task.loss.value(z, targets)))(outputs)
+        return gradient_rows(self.task.model, params, inputs, slope, self.task.layout)
+
+    def _tree(self, matrices: dict[str, jax.Array], like: Tree) -> Tree:
+        """Blocks as a tree of parameters; what belongs to none is zero."""
+        found: dict[str, jax.Array] = {}
+        for site in self.sites:
+            found.update(site.leaves(matrices[site.path]))
+        return tree_map_with_path(
+            lambda path, leaf: (
+                found[keystr(path)].astype(leaf.dtype) if keystr(path) in found else jnp.zeros_like(leaf)
+            ),
+            like,
+        )
+
+    def _graft(self, direction: Tree, grads: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
+        """Directions of the blocks with the lengths of another optimizer's steps."""
+        assert self.grafting is not None
+        other, state = self.grafting.update(grads, state, params)
+        lengths = {path: jnp.sqrt(jnp.sum(m**2)) for path, m in self._matrices(other).items()}
+        grafted = {path: graft(m, lengths[path]) for path, m in self._matrices(direction).items()}
+        return self._tree(grafted, grads), state
+
+    def _length(
+        self,
+        direction: Tree,
+        grads: Tree,
+        state: KfacState,
+        product: Callable[[Tree], Tree],
+        damping: jax.Array,
+        count: jax.Array,
+    ) -> tuple[Tree, Tree, Taken]:
+        """The step, what momentum remembers of it, and the numbers used."""
+        dtype = damping.dtype
+        one = jnp.ones((), dtype)
+        if isinstance(self.learning_rate, QuadraticModel):
+            down = jax.tree.map(jnp.negative, direction)
+            whole = damping + jnp.asarray(self.l2, dtype)
+            found = minimise_model(
+                product, grads, down, state.last, whole, jnp.asarray(self.learning_rate.largest, dtype)
+            )
+            rate, momentum = found.coefficients.astype(dtype)
+            step = jax.tree.map(lambda d, o: rate.astype(d.dtype) * d + momentum.astype(d.dtype) * o, down, state.last)
+            scale = one if self.limit is None else self.limit(step, grads, one).astype(dtype)
+            step = jax.tree.map(lambda s: scale.astype(s.dtype) * s, step)
+            return step, step, Taken(rate, momentum, scale)
+        rate = jnp.asarray(_at(self.learning_rate, count), dtype)
+        momentum = jnp.asarray(_at(self.momentum, count), dtype)
+        scale = one if self.limit is None else self.limit(direction, grads, rate).astype(dtype)
+        velocity = jax.tree.map(
+            lambda v, d: momentum.astype(v.dtype) * v + scale.astype(d.dtype) * d, state.last, direction
+        )
+        return jax.tree.map(lambda v: -rate.astype(v.dtype) * v, velocity), velocity, Taken(rate, momentum, scale)
+
+    def _trust(
+        self,
+        step: Tree,
+        grads: Tree,
+        state: KfacState,
+        product: Callable[[Tree], Tree],
+        params: Tree,
+        batch: Any,
+        damping: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Damping of the next step, and the ratio and prediction behind it."""
+        rule, stats = self.damping, state.stats
+        if not isinstance(rule, LevenbergMarquardt):
+            return damping, stats.ratio, stats.predicted
+
+        def look() -> tuple[jax.Array, jax.Array, jax.Array]:
+            predicted = inner(grads, step) + inner(step, product(step)) / 2
+            moved = jax.tree.map(lambda p, s: p + s.astype(p.dtype), params, step)
+            change = self._penalised(moved, batch) - self._penalised(params, batch)
+            change, predicted = change.astype(damping.dtype), predicted.astype(damping.dtype)
+            return rule.adapt(damping, change / predicted), change / predicted, predicted
+
+        since = state.count - self.burn_in
+        due = (since >= 0) & (since % rule.period == rule.period - 1)
+        return jax.lax.cond(due, look, lambda: (damping, stats.ratio, stats.predicted))
+
+    def _penalised(self, params: Tree, batch: Any) -> jax.Array:
+        value, square = self.task.value(params, batch), inner(params, params)
+        return value.astype(square.dtype) + jnp.asarray(self.l2, square.dtype) / 2 * square
+
+    def _rest(
+        self, step: Tree, grads: Tree, state: Any, params: Tree, batch: Any, healthy: jax.Array, extra: dict[str, Any]
+    ) -> tuple[Tree, Any]:
+        """Updates of all parameters, those of no block by the optimizer given for them."""
+        if self.rest is None:
+            return step, state
+        other, new = self._masked.update(grads, state, params, batch=batch, **extra)
+        unclaimed = self.task.layout.unclaimed
+        updates = tree_map_with_path(lambda path, s, o: o if keystr(path) in unclaimed else s, step, other)
+        return updates, jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, state)
+
+    @property
+    def _masked(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of the rest, which sees nothing else."""
+        assert self.rest is not None
+        unclaimed = self.task.layout.unclaimed
+        mask = lambda tree: tree_map_with_path(lambda path, _: keystr(path) in unclaimed, tree)  # noqa: E731
+        return optax.masked(optax.with_extra_args_support(self.rest), mask)
+
+
+def _at(value: Any, count: jax.Array) -> Any:
+    return value(count) if callable(value) else value
+
+
+def _finite(tree: Tree) -> jax.Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
+
+
+def _known_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and value == 0
+
+
+def _numbers(**values: Any) -> dict[str, Any]:
+    """Those of the values that are numbers rather than schedules or rules."""
+    return {
+        name: v
+        for name, v in values.items()
+        if not callable(v) and not isinstance(v, LevenbergMarquardt | QuadraticModel)
+    }
+
+
+def _statistics_dtype(params: Tree) -> Any:
+    """Factors are kept in at least single precision."""
+    return np.result_type(np.float32, *(wide(leaf.dtype) for leaf in jax.tree.leaves(params)))
