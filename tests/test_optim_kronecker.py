@@ -110,8 +110,11 @@ def test_a_zero_factor_leaves_damping_alone(dtype):
     gradient = {"w": jnp.ones((3, 2), dtype)}
     values, _, _ = run(Factored(), {"w": pair}, gradient)
     np.testing.assert_allclose(values["w"], gradient["w"] / DAMPING, rtol=1e-6)
-    damped = factored_damping(pair, jnp.asarray(DAMPING))
-    assert not np.any(damped.a)
+    other = Pair(jnp.zeros((3, 3), dtype), jnp.eye(2, dtype=dtype))
+    values, _, _ = run(Factored(), {"w": other}, gradient)
+    np.testing.assert_allclose(values["w"], gradient["w"] / DAMPING, rtol=1e-6)
+    nothing = factored_damping(jax.tree.map(jnp.zeros_like, pair), jnp.asarray(DAMPING))
+    np.testing.assert_allclose([nothing.left * nothing.right], [DAMPING], rtol=1e-6)
 
 
 def test_traces_at_the_ends_of_float32_do_not_overflow():

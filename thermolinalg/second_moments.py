@@ -95,7 +95,7 @@ def read(
 def _independent(encoded: Encoded, key: jax.Array, steps: _Steps, samples: jax.Array) -> jax.Array:
     """Moment of independent samples, at a cost that does not depend on their number."""
     first, second = jax.random.split(key)
-    before = bartlett(first, len(steps.begin), samples, encoded.entries)
+    before = bartlett(first, steps.begin.shape[0], samples, encoded.entries)
     count = encoded.components * samples.astype(encoded.entries)
     if steps.early is None:
         before = root(encoded.covariance) @ before

@@ -6,15 +6,32 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
+from jax.tree_util import keystr, tree_map_with_path
 
+from thermolinalg.optim.blocks import from_blocks, to_blocks
+from thermolinalg.optim.books import (
+    Look,
+    Move,
+    Scalar,
+    Scheduled,
+    Tree,
+    at,
+    check_update,
+    chosen,
+    damping_of,
+    finite,
+    first_damping,
+    judge,
+    known_zero,
+    numbers,
+    sound,
+)
 from thermolinalg.optim.factors import Pair, no_factors
 from thermolinalg.optim.factors import factors as measure_factors
 from thermolinalg.optim.kfac_state import KfacState, KfacStats
 from thermolinalg.optim.kronecker import BlockSolver, Gradient, State, condition_bound, replace_failed
-from thermolinalg.optim.loss_base import wide
+from thermolinalg.optim.lanes import statistics_dtype
 from thermolinalg.optim.products import ggn_product
 from thermolinalg.optim.rows import gradient_rows
 from thermolinalg.optim.rows import rows as measure_rows
@@ -22,10 +39,6 @@ from thermolinalg.optim.sites import Site
 from thermolinalg.optim.task import Task
 from thermolinalg.optim.trust import LevenbergMarquardt, Limit, QuadraticModel, graft, inner, minimise_model
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
-
-Scalar = float | jax.Array
-Scheduled = Scalar | Callable[[jax.Array], Any]
-Tree = Any
 
 
 class Taken(NamedTuple):
@@ -71,8 +84,8 @@ class Step:
             )
         if not isinstance(self.blocks, BlockSolver):
             raise ValueError(f"blocks must have init, observe, prepare and apply, got {type(self.blocks).__name__}")
-        check_positive(**_numbers(learning_rate=self.learning_rate, damping=self.damping))
-        check_not_negative(**_numbers(momentum=self.momentum, decay=self.decay, weight_decay=self.weight_decay))
+        check_positive(**numbers(learning_rate=self.learning_rate, damping=self.damping))
+        check_not_negative(**numbers(momentum=self.momentum, decay=self.decay, weight_decay=self.weight_decay))
         check_not_negative(l2=self.l2)
         for name, least in {"factor_period": 1, "inverse_period": 1, "burn_in": 0}.items():
             check_whole(name, getattr(self, name), least)
@@ -83,7 +96,7 @@ class Step:
 
     def init(self, params: Tree) -> KfacState:
         """Zero factors, zero momentum."""
-        factors = {site.path: no_factors(site, _statistics_dtype(params)) for site in self.sites}
+        factors = {site.path: no_factors(site, statistics_dtype(params)) for site in self.sites}
         blocks = self.blocks.init(factors)
         gradient = Gradient(
             {path: jnp.zeros((*p.lead, p.rows, p.columns), p.g.dtype) for path, p in factors.items()}, dict
@@ -91,23 +104,24 @@ class Step:
         # Shapes only: what solvers report belongs to the state from the first step on.
         solves = jax.eval_shape(lambda state: self.blocks.apply(gradient, state, jax.random.key(0))[1], blocks)
         zero, nan = jnp.zeros((), jnp.float32), jnp.full((), jnp.nan, jnp.float32)
-        dtype = _statistics_dtype(params)
-        number, each = jnp.zeros((), jnp.int32), {path: nan for path in factors}
+        dtype = statistics_dtype(params)
+        number, each = jnp.zeros((), jnp.int32), dict.fromkeys(factors, nan)
         stats = KfacStats(
             *(jnp.full((), x, dtype) for x in (0, 0, 0, 0, 0, jnp.nan, jnp.nan)),
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), solves),
             *(each, number, number, zero, zero),
         )
-        start = self.damping.initial if isinstance(self.damping, LevenbergMarquardt) else _at(self.damping, number)
-        return KfacState(
+        state = KfacState(
             *(number, number, jax.random.key_data(jax.random.key(self.seed)), factors, blocks),
-            jnp.asarray(start, dtype),
-            {path: zero for path in factors},
+            jnp.asarray(first_damping(self.damping), dtype),
+            dict.fromkeys(factors, zero),
             jax.tree.map(jnp.zeros_like, params),
             None if self.rest is None else self._masked.init(params),
             None if self.grafting is None else self.grafting.init(params),
             stats,
         )
+        # No two leaves share a buffer, so that a user may donate the state.
+        return jax.tree.map(jnp.array, state)
 
     def update(
         self,
@@ -121,15 +135,13 @@ class Step:
         **extra: Any,
     ) -> tuple[Tree, KfacState]:
         """One step: measure, refresh, precondition, choose a length."""
-        self._check(grads, params, batch)
+        check_update("kfac", grads, params, batch, (path for site in self.sites for path in site.paths))
         count = state.count
         key, *keys = jax.random.split(jax.random.wrap_key_data(state.key), 5)
-        healthy = _finite(grads) & (True if value is None else jnp.isfinite(value))
-        grads = jax.tree.map(lambda g: jnp.where(healthy, g, jnp.zeros_like(g)), grads)
-        if not _known_zero(self.l2):
+        healthy, grads = sound(grads, value)
+        if not known_zero(self.l2):
             grads = jax.tree.map(lambda g, p: g + jnp.asarray(self.l2, g.dtype) * p, grads, params)
-        damping = state.damping if isinstance(self.damping, LevenbergMarquardt) else _at(self.damping, count)
-        damping = jnp.asarray(damping, state.damping.dtype)
+        damping = damping_of(self.damping, state.damping, count)
 
         averages, measured, blocks = self._measure(state, params, batch, factors, healthy, keys[0])
         blocks, condition = self._refresh(
@@ -146,20 +158,21 @@ class Step:
 
         product = lambda v: ggn_product(self.task, params, batch, v)  # noqa: E731
         step, last, taken = self._length(direction, grads, state, product, damping, count)
-        if not _known_zero(self.weight_decay):
-            shrink = taken.rate * jnp.asarray(_at(self.weight_decay, count), damping.dtype)
+        if not known_zero(self.weight_decay):
+            shrink = taken.rate * jnp.asarray(at(self.weight_decay, count), damping.dtype)
             step = jax.tree.map(lambda s, p: s - shrink.astype(p.dtype) * p, step, params)
-        new_damping, ratio, predicted = self._trust(step, grads, state, product, params, batch, damping)
+        known, since = Look(damping, state.stats.ratio, state.stats.predicted), count - self.burn_in
+        move = Move(params, batch, grads, step)
+        seen = judge(self.damping, self.task, move, self.l2, known, since)
 
         going = healthy & (count >= self.burn_in)
         updates, rest = self._rest(step, grads, state.rest, params, batch, healthy, extra)
         updates = jax.tree.map(lambda u, g: jnp.where(going, u, jnp.zeros_like(u)).astype(g.dtype), updates, grads)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(going, a, b).astype(b.dtype), new, old)  # noqa: E731
         stats = state.stats
         stats = KfacStats(
             *(taken.rate, taken.momentum, damping, taken.scale),
             inner(direction, grads).astype(damping.dtype),
-            *(ratio, predicted, solves, condition),
+            *(seen.ratio, seen.predicted, solves, condition),
             stats.rejected + jnp.where(healthy, 0, 1),
             stats.fallbacks + jnp.where(healthy, fallbacks, 0),
             stats.seconds + sum(info.seconds for info in solves.values()),
@@ -167,27 +180,10 @@ class Step:
         )
         return updates, KfacState(
             *(count + 1, measured, jax.random.key_data(key), averages, blocks),
-            *(new_damping, lengths, keep(last, state.last), rest),
-            grafted if self.grafting is None else keep(grafted, state.graft),
+            *(seen.damping, lengths, chosen(going, last, state.last), rest),
+            grafted if self.grafting is None else chosen(going, grafted, state.graft),
             stats,
         )
-
-    def _check(self, grads: Tree, params: Tree, batch: Any) -> None:
-        if params is None:
-            raise ValueError("kfac needs the parameters: update(grads, state, params, batch=(inputs, targets))")
-        if batch is None:
-            raise ValueError(
-                "kfac needs the batch that the gradient came from: update(grads, state, params, batch=(inputs, "
-                "targets)); without it there is no curvature"
-            )
-        if jax.tree.structure(grads) != jax.tree.structure(params):
-            raise ValueError("grads and params must be trees of one structure")
-        known = {keystr(path) for path, _ in tree_flatten_with_path(params)[0]}
-        missing = [path for site in self.sites for path in site.paths if path not in known]
-        if missing:
-            raise ValueError(
-                f"params lacks {', '.join(missing)}, which the task found: build the task from these parameters"
-            )
 
     def _measure(
         self,
@@ -205,11 +201,11 @@ class Step:
             outputs = task.outputs(params, inputs)
             columns = self.fisher(task.loss, outputs, targets, key)
             new = given if given is not None else measure_factors(task.model, params, inputs, columns, layout)
-            usable = healthy & _finite(new)
+            usable = healthy & finite(new)
             number = state.measured + 1
             # The first measurements count alike: a running mean from zero would be biased towards it.
             dtype = state.damping.dtype
-            decay = jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(_at(self.decay, state.count), dtype))
+            decay = jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(at(self.decay, state.count), dtype))
             decay = jnp.where(usable, decay, jnp.ones_like(decay))
             mean = jax.tree.map(
                 lambda old, fresh: (
@@ -250,9 +246,7 @@ class Step:
         return jax.lax.cond(due, prepare, lambda: (blocks, state.stats.condition))
 
     def _matrices(self, tree: Tree) -> dict[str, jax.Array]:
-        dtype = _statistics_dtype(tree)
-        leaves = {keystr(path): leaf.astype(dtype) for path, leaf in tree_flatten_with_path(tree)[0]}
-        return {site.path: site.matrix(leaves) for site in self.sites}
+        return to_blocks(self.sites, tree, statistics_dtype(tree))
 
     def _gradient_rows(self, params: Tree, batch: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
         inputs, targets = batch
@@ -260,17 +254,9 @@ class Step:
         slope = jax.grad(lambda z: jnp.mean(self.task.loss.value(z, targets)))(outputs)
         return gradient_rows(self.task.model, params, inputs, slope, self.task.layout)
 
-    def _tree(self, matrices: dict[str, jax.Array], like: Tree) -> Tree:
+    def _tree(self, matrices: dict[str, jax.Array], other: Tree) -> Tree:
         """Blocks as a tree of parameters; what belongs to none is zero."""
-        found: dict[str, jax.Array] = {}
-        for site in self.sites:
-            found.update(site.leaves(matrices[site.path]))
-        return tree_map_with_path(
-            lambda path, leaf: (
-                found[keystr(path)].astype(leaf.dtype) if keystr(path) in found else jnp.zeros_like(leaf)
-            ),
-            like,
-        )
+        return from_blocks(self.sites, matrices, jax.tree.map(jnp.zeros_like, other))
 
     def _graft(self, direction: Tree, grads: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
         """Directions of the blocks with the lengths of another optimizer's steps."""
@@ -303,43 +289,13 @@ class Step:
             scale = one if self.limit is None else self.limit(step, grads, one).astype(dtype)
             step = jax.tree.map(lambda s: scale.astype(s.dtype) * s, step)
             return step, step, Taken(rate, momentum, scale)
-        rate = jnp.asarray(_at(self.learning_rate, count), dtype)
-        momentum = jnp.asarray(_at(self.momentum, count), dtype)
+        rate = jnp.asarray(at(self.learning_rate, count), dtype)
+        momentum = jnp.asarray(at(self.momentum, count), dtype)
         scale = one if self.limit is None else self.limit(direction, grads, rate).astype(dtype)
         velocity = jax.tree.map(
             lambda v, d: momentum.astype(v.dtype) * v + scale.astype(d.dtype) * d, state.last, direction
         )
         return jax.tree.map(lambda v: -rate.astype(v.dtype) * v, velocity), velocity, Taken(rate, momentum, scale)
-
-    def _trust(
-        self,
-        step: Tree,
-        grads: Tree,
-        state: KfacState,
-        product: Callable[[Tree], Tree],
-        params: Tree,
-        batch: Any,
-        damping: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Damping of the next step, and the ratio and prediction behind it."""
-        rule, stats = self.damping, state.stats
-        if not isinstance(rule, LevenbergMarquardt):
-            return damping, stats.ratio, stats.predicted
-
-        def look() -> tuple[jax.Array, jax.Array, jax.Array]:
-            predicted = inner(grads, step) + inner(step, product(step)) / 2
-            moved = jax.tree.map(lambda p, s: p + s.astype(p.dtype), params, step)
-            change = self._penalised(moved, batch) - self._penalised(params, batch)
-            change, predicted = change.astype(damping.dtype), predicted.astype(damping.dtype)
-            return rule.adapt(damping, change / predicted), change / predicted, predicted
-
-        since = state.count - self.burn_in
-        due = (since >= 0) & (since % rule.period == rule.period - 1)
-        return jax.lax.cond(due, look, lambda: (damping, stats.ratio, stats.predicted))
-
-    def _penalised(self, params: Tree, batch: Any) -> jax.Array:
-        value, square = self.task.value(params, batch), inner(params, params)
-        return value.astype(square.dtype) + jnp.asarray(self.l2, square.dtype) / 2 * square
 
     def _rest(
         self, step: Tree, grads: Tree, state: Any, params: Tree, batch: Any, healthy: jax.Array, extra: dict[str, Any]
@@ -359,30 +315,3 @@ class Step:
         unclaimed = self.task.layout.unclaimed
         mask = lambda tree: tree_map_with_path(lambda path, _: keystr(path) in unclaimed, tree)  # noqa: E731
         return optax.masked(optax.with_extra_args_support(self.rest), mask)
-
-
-def _at(value: Any, count: jax.Array) -> Any:
-    return value(count) if callable(value) else value
-
-
-def _finite(tree: Tree) -> jax.Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
-
-
-def _known_zero(value: Any) -> bool:
-    return isinstance(value, int | float) and value == 0
-
-
-def _numbers(**values: Any) -> dict[str, Any]:
-    """Those of the values that are numbers rather than schedules or rules."""
-    return {
-        name: v
-        for name, v in values.items()
-        if not callable(v) and not isinstance(v, LevenbergMarquardt | QuadraticModel)
-    }
-
-
-def _statistics_dtype(params: Tree) -> Any:
-    """Factors are kept in at least single precision."""
-    return np.result_type(np.float32, *(wide(leaf.dtype) for leaf in jax.tree.leaves(params)))

@@ -88,7 +88,7 @@ def factored_damping(pair: Pair, damping: jax.Array) -> Damped:
     -----
     The product dominates :math:`A \otimes G + \lambda I`, by two cross terms: it damps more than was asked for; use
     :class:`~thermolinalg.optim.Eigenbases` for the exact one. A factor of size one takes no damping, the other takes
-    all. If a factor is zero, both are replaced by :math:`\sqrt\lambda I`.
+    all. If a factor is zero, so much is added to the other that the product is :math:`\lambda I` to rounding.
 
     References
     ----------
@@ -105,18 +105,20 @@ def factored_damping(pair: Pair, damping: jax.Array) -> Damped:
     trace_a = jnp.sum(a) if pair.diagonal else jnp.trace(a)
     trace_g = jnp.trace(g)
     damping = jnp.asarray(damping, g.dtype)
-    root = jnp.sqrt(damping)
-    empty = ~((trace_a > 0) & (trace_g > 0))
-    one = jnp.ones((), g.dtype)
+    root, tiny = jnp.sqrt(damping), jnp.finfo(g.dtype).eps
     # Logarithms: a ratio of traces may leave the range of float32 where its root does not.
-    ratio = jnp.log(jnp.where(empty, one, trace_a) / a.shape[0]) - jnp.log(jnp.where(empty, one, trace_g) / g.shape[0])
-    pi = jnp.where(empty, one, jnp.exp(ratio / 2))
-    left, right = root * pi, root / pi
-    if a.shape[0] == 1:
-        left, right = jnp.where(empty, root, 0), jnp.where(empty, root, damping / jnp.where(empty, one, trace_a))
-    elif g.shape[0] == 1:
-        left, right = jnp.where(empty, root, damping / jnp.where(empty, one, trace_g)), jnp.where(empty, root, 0)
-    return Damped(jnp.where(empty, 0, a), jnp.where(empty, 0, g), left, right)
+    mean = [jnp.log(jnp.where(t > 0, t, jnp.ones_like(t)) / d) for t, d in ((trace_a, len(a)), (trace_g, len(g)))]
+    pi = jnp.exp((mean[0] - mean[1]) / 2)
+    # A factor of size one, or zero, takes none: next to this much, the other counts for nothing if it is zero.
+    alone_a, alone_g = jnp.maximum(root, trace_a / tiny), jnp.maximum(root, trace_g / tiny)
+    right = jnp.where(trace_a > 0, root / pi, alone_g)
+    left = jnp.where(trace_g > 0, jnp.where(trace_a > 0, root * pi, damping / right), alone_a)
+    right = jnp.where(trace_g > 0, right, damping / left)
+    if len(a) == 1:
+        left, right = jnp.where(trace_a > 0, 0, left), jnp.where(trace_a > 0, damping / trace_a, right)
+    elif len(g) == 1:
+        left, right = jnp.where(trace_g > 0, damping / trace_g, left), jnp.where(trace_g > 0, 0, right)
+    return Damped(a, g, left, right)
 
 
 @dataclass(frozen=True)

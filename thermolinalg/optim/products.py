@@ -14,8 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from thermolinalg.optim.loss_base import Loss
+from thermolinalg.optim.fisher import Columns, empirical, exact
+from thermolinalg.optim.loss_base import wide
 from thermolinalg.optim.task import Task, as_batch
+
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 def ggn_operator(task: Task, params: Any, batch: tuple[Any, Any]) -> Callable[[Any], Any]:
@@ -137,7 +140,7 @@ class RowSpace:
     outputs : Array, shape (n, ...)
         What the model says.
     coordinates : Array, shape (C, n)
-        c.
+        c; zero for drawn columns, of whose rows the gradient is no combination.
 
     Notes
     -----
@@ -146,22 +149,28 @@ class RowSpace:
 
     outputs: jax.Array
     coordinates: jax.Array
-    _loss: Loss
-    _targets: Any
+    _root: Callable[[jax.Array], jax.Array]
+    _transpose: Callable[[jax.Array], jax.Array]
+    _columns: Callable[[], jax.Array]
     _push: Callable[[Any], jax.Array]
     _pull: Callable[[jax.Array], Any]
 
+    def columns(self) -> jax.Array:
+        """Return the columns of S, shape (C, n, ...), like the outputs."""
+        return self._columns()
+
     def down(self, v: Any) -> jax.Array:
         """Return M v, shape (C, n), for v like the parameters: one forward-mode product."""
-        return self._loss.root_transpose(self.outputs, self._targets, self._push(v)) / len(self.outputs) ** 0.5
+        return self._transpose(self._push(v)) / len(self.outputs) ** 0.5
 
     def up(self, u: jax.Array) -> Any:
         """Return M^T u, like the parameters, for u of shape (C, n): one backward pass."""
-        u = jnp.reshape(u, self.coordinates.shape) / len(self.outputs) ** 0.5
-        return self._pull(self._loss.root_product(self.outputs, self._targets, u))
+        return self._pull(self._root(jnp.reshape(u, self.coordinates.shape) / len(self.outputs) ** 0.5))
 
 
-def row_space(task: Task, params: Any, batch: tuple[Any, Any]) -> RowSpace:
+def row_space(
+    task: Task, params: Any, batch: tuple[Any, Any], fisher: Columns = exact, key: jax.Array | None = None
+) -> RowSpace:
     """Return the maps between parameters and rows, with the model run and linearised once.
 
     Parameters
@@ -170,6 +179,10 @@ def row_space(task: Task, params: Any, batch: tuple[Any, Any]) -> RowSpace:
     params : pytree
         Where the model is linearised.
     batch : (inputs, targets)
+    fisher : callable
+        Which curvature: ``exact``, ``monte_carlo``, ``propagation``, ``empirical`` of :mod:`thermolinalg.optim`.
+    key : PRNG key
+        For drawn columns.
 
     Returns
     -------
@@ -192,9 +205,24 @@ def row_space(task: Task, params: Any, batch: tuple[Any, Any]) -> RowSpace:
     ([[2.0]], [[4.0], [0.0]])
     """
     inputs, targets = as_batch(batch)
-    outputs, push, pull = _linearised(task, params, inputs)
-    c = task.loss.coordinates(outputs, targets) / len(outputs) ** 0.5
-    return RowSpace(outputs, c, task.loss, targets, push, pull)
+    loss, (outputs, push, pull) = task.loss, _linearised(task, params, inputs)
+    if fisher is exact:
+        c = loss.coordinates(outputs, targets) / len(outputs) ** 0.5
+        root = lambda u: loss.root_product(outputs, targets, u)  # noqa: E731
+        transpose = lambda v: loss.root_transpose(outputs, targets, v)  # noqa: E731
+        return RowSpace(outputs, c, root, transpose, lambda: loss.root(outputs, targets), push, pull)
+    columns = fisher(loss, outputs, targets, key)
+    flat = columns.reshape(*columns.shape[:2], -1).astype(wide(columns.dtype))
+    # The gradient is the mean of the empirical columns, and no combination of columns that were drawn.
+    c = jnp.full(flat.shape[:2], len(outputs) ** -0.5 if fisher is empirical else 0.0, flat.dtype)
+
+    def combine(u: jax.Array) -> jax.Array:
+        return jnp.einsum("cnk,cn->nk", flat, u.astype(flat.dtype), precision=_EXACT).reshape(outputs.shape)
+
+    def project(v: jax.Array) -> jax.Array:
+        return jnp.einsum("cnk,nk->cn", flat, v.reshape(flat.shape[1:]).astype(flat.dtype), precision=_EXACT)
+
+    return RowSpace(outputs, c, lambda u: combine(u).astype(outputs.dtype), project, lambda: columns, push, pull)
 
 
 def dense_ggn(task: Task, params: Any, batch: tuple[Any, Any]) -> jax.Array:
@@ -225,7 +253,7 @@ def dense_ggn(task: Task, params: Any, batch: tuple[Any, Any]) -> jax.Array:
     examples = jnp.arange(len(outputs))
     M = jax.vmap(lambda column: jax.vmap(lambda i: row(i, column))(examples))(columns)
     M = M.reshape(-1, M.shape[-1])
-    return jnp.matmul(M.T, M, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(M.T, M, precision=_EXACT)
 
 
 def _linearised(task: Task, params: Any, inputs: Any) -> tuple[jax.Array, Callable, Callable]:

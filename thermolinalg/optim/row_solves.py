@@ -5,7 +5,17 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.optim.kronecker import Blocks, Factored, Gradient, State, apply_each, member_keys, over_lead, worst
+from thermolinalg.optim.kronecker import (
+    Blocks,
+    Factored,
+    Gradient,
+    Reciprocal,
+    State,
+    apply_each,
+    member_keys,
+    over_lead,
+    worst,
+)
 from thermolinalg.optim.solvers import Info
 
 
@@ -37,7 +47,8 @@ class RowSolves(Factored):
         for i, (path, matrix) in enumerate(gradient.matrices.items()):
             lead, own = matrix.shape[:-2], {path: matrix}
             whole = lambda own=own, path=path: apply_each(self.solve_pair, own, {path: state[path]}, key)  # noqa: E731
-            if path not in rows or not _cheaper(rows[path][0].shape[0], *matrix.shape[-2:]):
+            diagonal = isinstance(state[path]["a"], Reciprocal)
+            if diagonal or path not in rows or not _cheaper(rows[path][0].shape[0], *matrix.shape[-2:]):
                 found = whole()
             else:
                 parts = tuple(jnp.moveaxis(side, 0, -2) for side in rows[path])

@@ -1,5 +1,6 @@
 """Rows whose outer products are gradients, for weights that are used once at each position."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -91,12 +92,12 @@ def gradient_rows(
     -------
     dict of (a, g)
         `a` (N, *lead, rows), unit rows for embeddings, and `g` (N, *lead, columns), with N the uses over all examples
-        and positions.
+        and positions. A weight that the model calls several times has no such rows and is left out.
 
     Raises
     ------
     ValueError
-        If parameters, inputs or column do not match, or the trace of the model shows a weight used several times.
+        If parameters, inputs or column do not match.
 
     Notes
     -----
@@ -117,9 +118,7 @@ def gradient_rows(
     check(params, inputs, column[None], layout)
     n = column.shape[0]
     one, many = (uses_of(model, params, inputs, layout, count) for count in (1, n))
-    for site in layout.sites:
-        if site.path not in one:
-            raise ValueError(f"{site.path} is used several times, its gradient is not a sum over one set of rows")
+    layout = replace(layout, sites=tuple(site for site in layout.sites if site.path in one))
     batched = all(many.get(path) == n * count for path, count in one.items())
     run = partial(_gradient_rows, model, layout=layout, uses=many if batched else one, batched=batched)
     out = {}

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import cho_solve
 
+from thermolinalg.optim.inverse_factor import gram_of_triangle, inverse_factor
 from thermolinalg.ranges import check_positive
 
 State = Any
@@ -135,12 +136,20 @@ class Cholesky:
         del state, key
         damped = add_damping(matrix, damping)
         factor = jnp.linalg.cholesky(damped)
-        return Prepared(damped, factor, definiteness(damped, factor))
+        return Prepared(damped, factor, definiteness(damped, jnp.diagonal(factor)))
 
     def apply(self, rhs: jax.Array, state: Prepared, key: jax.Array | None = None) -> tuple[jax.Array, Info, Prepared]:
         """Substitute forwards and backwards."""
         del key
         return *answer(lambda b: cho_solve((state.factor, True), b), rhs, state.damped, state.code), state
+
+
+class Inverse(NamedTuple):
+    """An explicit inverse, how well it inverts, and how that went."""
+
+    inverse: jax.Array
+    residual: jax.Array
+    code: jax.Array
 
 
 @dataclass(frozen=True)
@@ -149,8 +158,9 @@ class CholeskyInverse:
 
     Notes
     -----
-    Preparing costs three times a factorisation; a product is faster than two substitutions where there are few
-    columns or a graphics processor. The residual may be that of :class:`Cholesky` times the condition number.
+    Preparing costs :math:`2d^3` operations, nearly all of them in products; a product is faster than two substitutions
+    where there are few columns or a graphics processor. The residual reported is that of the inverse on a random
+    vector, measured when it was formed: up to :math:`\sqrt\kappa` times that of :class:`Cholesky`, or more.
 
     Examples
     --------
@@ -161,22 +171,29 @@ class CholeskyInverse:
     [0.5, 0.25]
     """
 
-    def init(self, matrix: Any) -> Prepared:
+    def init(self, matrix: Any) -> Inverse:
         """Shape a state."""
         return _blank(self, matrix)
 
-    def prepare(self, matrix: jax.Array, damping: Any, state: Prepared, key: jax.Array | None = None) -> Prepared:
+    def prepare(self, matrix: jax.Array, damping: Any, state: Inverse, key: jax.Array | None = None) -> Inverse:
         """Invert the damped matrix."""
         del state, key
-        damped = add_damping(matrix, damping)
-        factor = jnp.linalg.cholesky(damped)
-        half = solve_triangular(factor, jnp.eye(len(damped), dtype=damped.dtype), lower=True)
-        return Prepared(damped, product(half.T, half), definiteness(damped, factor))
+        # Only the lower triangle is read: nothing is gained by making both alike.
+        _check(matrix, damping)
+        system = _on_diagonal(working(matrix), damping)
+        half = inverse_factor(system)
+        inverse = gram_of_triangle(half)
+        probe = jax.random.rademacher(jax.random.key(0), (len(system),), system.dtype)
+        residual = relative_residual(system, product(inverse, probe), probe)
+        return Inverse(inverse, residual, definiteness(system, jnp.diagonal(half)))
 
-    def apply(self, rhs: jax.Array, state: Prepared, key: jax.Array | None = None) -> tuple[jax.Array, Info, Prepared]:
+    def apply(self, rhs: jax.Array, state: Inverse, key: jax.Array | None = None) -> tuple[jax.Array, Info, Inverse]:
         """Multiply."""
         del key
-        return *answer(lambda b: product(state.factor, b), rhs, state.damped, state.code), state
+        check_rhs(rhs, len(state.inverse))
+        force = rhs.astype(state.inverse.dtype)
+        x = product(state.inverse, force)
+        return x.astype(rhs.dtype), report(code_finite(state.code, x, force), state.residual), state
 
 
 @dataclass(frozen=True)
@@ -281,24 +298,34 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
 
 def add_damping(matrix: jax.Array, damping: Any) -> jax.Array:
     """The damped matrix, symmetric, in at least single precision; refuse what is known to be wrong."""
-    check_positive(damping=damping)
-    if np.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"matrix must be square, got shape {np.shape(matrix)}; use vmap for a stack")
+    _check(matrix, damping)
     return damped(matrix, damping)
 
 
 def damped(matrix: jax.Array, damping: Any) -> jax.Array:
     """The damped matrix, symmetric, in at least single precision."""
     matrix = working(matrix)
-    eye = jnp.eye(len(matrix), dtype=matrix.dtype)
-    return (matrix + matrix.T) / 2 + jnp.asarray(damping).astype(matrix.dtype) * eye
+    return _on_diagonal((matrix + matrix.T) / 2, damping)
+
+
+def _check(matrix: jax.Array, damping: Any) -> None:
+    check_positive(damping=damping)
+    if np.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"matrix must be square, got shape {np.shape(matrix)}; use vmap for a stack")
+
+
+def _on_diagonal(matrix: jax.Array, damping: Any) -> jax.Array:
+    """A matrix with a number added to its diagonal, written once: no mask is computed over and over."""
+    place = jnp.arange(len(matrix))
+    return matrix.at[place, place].add(jnp.asarray(damping).astype(matrix.dtype), unique_indices=True)
 
 
 def definiteness(damped: jax.Array, pivots: jax.Array) -> jax.Array:
-    """The code of a matrix from its Cholesky factor, not finite where there is none, or its eigenvalues."""
-    definite = jnp.all(jnp.isfinite(pivots)) & jnp.all((jnp.diagonal(pivots) if pivots.ndim == 2 else pivots) > 0)
-    fault = jnp.where(jnp.all(jnp.isfinite(damped)), int(Code.NOT_POSITIVE_DEFINITE), int(Code.NOT_FINITE))
-    return jnp.where(definite & jnp.all(jnp.isfinite(damped)), int(Code.OK), fault).astype(jnp.int32)
+    """The code of a matrix from its pivots, not finite or positive where there is none, or its eigenvalues."""
+    finite = jnp.all(jnp.isfinite(damped))
+    definite = jnp.all(jnp.isfinite(pivots) & (pivots > 0))
+    fault = jnp.where(finite, int(Code.NOT_POSITIVE_DEFINITE), int(Code.NOT_FINITE))
+    return jnp.where(definite & finite, int(Code.OK), fault).astype(jnp.int32)
 
 
 def relative_residual(matrix: jax.Array, x: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -357,7 +384,7 @@ def unprepared() -> jax.Array:
     return jnp.asarray(int(Code.UNPREPARED), jnp.int32)
 
 
-def _blank(solver: Any, matrix: Any) -> Prepared:
+def _blank(solver: Any, matrix: Any) -> Any:
     """A state of a direct solver that knows of no matrix."""
-    state: Prepared = blank(lambda m, damping, key: solver.prepare(m, damping, None, key), matrix)
+    state = blank(lambda m, damping, key: solver.prepare(m, damping, None, key), matrix)
     return state._replace(code=unprepared())

@@ -4,6 +4,7 @@ Counts are in real arithmetic, for the textbook form of each routine; blocked co
 order.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import sympy as sp
@@ -116,10 +117,11 @@ EXPM = _routine(
     notes="Pade 13 with scaling and squaring; terms of order n^2 are left out",
 )
 
-CHOLESKY_SOLVE = POTRF + POTRS
-LU_SOLVE = GETRF.where({m: n}) + GETRS
-CHOLESKY_INVERSE = POTRF + POTRI
-LU_INVERSE = GETRF.where({m: n}) + GETRI
+# The second routine works on the factor that the first one left in the place of the matrix.
+CHOLESKY_SOLVE = replace(POTRF + POTRS, memory=POTRS.memory)
+LU_SOLVE = replace(GETRF.where({m: n}) + GETRS, memory=GETRS.memory)
+CHOLESKY_INVERSE = replace(POTRF + POTRI, memory=POTRI.memory)
+LU_INVERSE = replace(GETRF.where({m: n}) + GETRI, memory=GETRI.memory)
 CHOLESKY_LOGDET = _routine(
     "log determinant",
     n**3 / 3 + n**2 / 2 + n / 6 + 2 * n,
