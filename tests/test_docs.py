@@ -62,7 +62,7 @@ def test_public_functions_have_an_example():
     nouns += [optim.CrossEntropy, optim.SquaredError, optim.Logistic, optim.Poisson, optim.Custom, optim.Weighted]
     nouns += [optim.Cholesky, optim.CholeskyInverse, optim.Eigh, optim.FromCallable, optim.CG, optim.NewtonSchulz]
     nouns += [optim.ThermodynamicInverse, optim.ThermodynamicSolve, optim.Guarded]
-    tools += [optim.cg]
+    tools += [optim.cg, optim.kfac, optim.diagonal_ngd, optim.factored_damping]
     for verb in (*verbs, *plans, *judges, *refined, *tools, *nouns):
         assert ">>>" in verb.__doc__, verb
 

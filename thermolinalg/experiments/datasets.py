@@ -14,6 +14,7 @@ _SPLIT_SEED = 20240521
 """Of the one shuffle that tells training from test."""
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Examples:
     """Inputs and targets, examples along the first axis of every array.

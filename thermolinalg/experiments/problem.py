@@ -74,7 +74,7 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
     [1.0, 0.0]
     """
-    return (jnp.argmax(outputs, -1) == targets).astype(jnp.float32)
+    return (jnp.argmax(outputs, -1).astype(targets.dtype) == targets).astype(jnp.float32)
 
 
 def pixel_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:

@@ -130,7 +130,7 @@ def exact_span(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     >>> exact_span(logits, jnp.array([[2, 2]])).tolist(), exact_span(logits, jnp.array([[1, 2]])).tolist()
     ([1.0], [0.0])
     """
-    return jnp.all(jnp.argmax(outputs, -1) == targets, -1).astype(jnp.float32)
+    return jnp.all(jnp.argmax(outputs, -1).astype(targets.dtype) == targets, -1).astype(jnp.float32)
 
 
 def squad_problem(

@@ -13,7 +13,11 @@ from thermolinalg.optim.diagnostics import gradient_noise as gradient_noise
 from thermolinalg.optim.diagnostics import spectral_density as spectral_density
 from thermolinalg.optim.diagnostics import suggested_damping as suggested_damping
 from thermolinalg.optim.diagnostics import trace as trace
+from thermolinalg.optim.diagonal_ngd import diagonal_ngd as diagonal_ngd
+from thermolinalg.optim.distributed import Distributed as Distributed
 from thermolinalg.optim.dual import Dual as Dual
+from thermolinalg.optim.eigenbases import CorrectedEigenbases as CorrectedEigenbases
+from thermolinalg.optim.eigenbases import Eigenbases as Eigenbases
 from thermolinalg.optim.factors import Pair as Pair
 from thermolinalg.optim.factors import factors as factors
 from thermolinalg.optim.factors import inactive as inactive
@@ -29,6 +33,13 @@ from thermolinalg.optim.iterative import CG as CG
 from thermolinalg.optim.iterative import NewtonSchulz as NewtonSchulz
 from thermolinalg.optim.iterative import WarmStart as WarmStart
 from thermolinalg.optim.iterative import jacobi as jacobi
+from thermolinalg.optim.kfac import kfac as kfac
+from thermolinalg.optim.kfac_state import KfacState as KfacState
+from thermolinalg.optim.kfac_state import KfacStats as KfacStats
+from thermolinalg.optim.kronecker import BlockSolver as BlockSolver
+from thermolinalg.optim.kronecker import Factored as Factored
+from thermolinalg.optim.kronecker import Gradient as Gradient
+from thermolinalg.optim.kronecker import factored_damping as factored_damping
 from thermolinalg.optim.lanes import Lane as Lane
 from thermolinalg.optim.lanes import Primal as Primal
 from thermolinalg.optim.lanes import Problem as Problem
@@ -58,6 +69,7 @@ from thermolinalg.optim.products import ggn_operator as ggn_operator
 from thermolinalg.optim.products import ggn_product as ggn_product
 from thermolinalg.optim.products import hessian_product as hessian_product
 from thermolinalg.optim.products import row_space as row_space
+from thermolinalg.optim.row_solves import RowSolves as RowSolves
 from thermolinalg.optim.rows import gradient_rows as gradient_rows
 from thermolinalg.optim.rows import rows as rows
 from thermolinalg.optim.sites import Layout as Layout
@@ -79,3 +91,7 @@ from thermolinalg.optim.targets import example_mean as example_mean
 from thermolinalg.optim.targets import token_mean as token_mean
 from thermolinalg.optim.task import Task as Task
 from thermolinalg.optim.task import task as task
+from thermolinalg.optim.trust import KLClip as KLClip
+from thermolinalg.optim.trust import LevenbergMarquardt as LevenbergMarquardt
+from thermolinalg.optim.trust import NormConstraint as NormConstraint
+from thermolinalg.optim.trust import QuadraticModel as QuadraticModel

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg.optim.factors import Pair
-from thermolinalg.optim.kronecker import Blocks, Gradient, Rows, State, apply_each, over_lead
+from thermolinalg.optim.kronecker import Blocks, Gradient, Rows, State, apply_each, member_keys, over_lead
 from thermolinalg.optim.solvers import Code, Info, report
 
 
@@ -45,8 +45,10 @@ class Eigenbases:
 
     def prepare(self, factors: dict[str, Pair], damping: jax.Array, state: State, key: jax.Array) -> State:
         """Diagonalise every factor."""
-        del key
-        return {path: _diagonalise(pair, damping, state[path]) for path, pair in factors.items()}
+        return {
+            path: over_lead(_diagonalise, len(pair.lead))(pair, state[path], member_keys(key, 0, pair.lead), damping)
+            for path, pair in factors.items()
+        }
 
     def apply(self, gradient: Gradient, state: State, key: jax.Array) -> tuple[Blocks, dict[str, Info], State]:
         """Rotate, divide, rotate back."""
@@ -84,13 +86,13 @@ def _identity(pair: Pair) -> Basis:
     return Basis(None if pair.diagonal else eye[0], eye[1], one, jnp.ones(pair.lead, pair.g.dtype))
 
 
-def _diagonalise(pair: Pair, damping: jax.Array, old: Basis) -> Basis:
+def _diagonalise(pair: Pair, old: Basis, key: jax.Array, damping: jax.Array) -> Basis:
+    del key
     s, p = (pair.a, None) if pair.diagonal else jnp.linalg.eigh(pair.a)
     t, q = jnp.linalg.eigh(pair.g)
     # Rounding may leave an eigenvalue of a semidefinite factor below zero.
     s, t = jnp.maximum(s, 0), jnp.maximum(t, 0)
-    damping = jnp.broadcast_to(jnp.asarray(damping, old.damping.dtype), old.damping.shape)
-    return Basis(p, q, s[..., :, None] * t[..., None, :], damping)
+    return Basis(p, q, s[:, None] * t[None, :], jnp.asarray(damping, old.damping.dtype))
 
 
 def _divide(matrix: jax.Array, basis: Basis, key: jax.Array) -> tuple[jax.Array, Info, Basis]:

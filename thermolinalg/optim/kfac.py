@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import optax
 
+from thermolinalg.optim.books import Scalar, Scheduled
 from thermolinalg.optim.fisher import monte_carlo
-from thermolinalg.optim.kfac_step import Scalar, Scheduled, Step
+from thermolinalg.optim.kfac_step import Step
 from thermolinalg.optim.kronecker import BlockSolver, Factored
 from thermolinalg.optim.task import Task
 from thermolinalg.optim.trust import LevenbergMarquardt, Limit, QuadraticModel

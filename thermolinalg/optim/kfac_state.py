@@ -52,7 +52,7 @@ class KfacStats(NamedTuple):
 class KfacState(NamedTuple):
     """Everything that K-FAC remembers: a pytree of arrays of fixed shapes and dtypes."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
     measured: jax.Array
     key: jax.Array
     factors: dict[str, Pair]

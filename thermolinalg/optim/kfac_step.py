@@ -36,7 +36,7 @@ from thermolinalg.optim.products import ggn_product
 from thermolinalg.optim.rows import gradient_rows
 from thermolinalg.optim.rows import rows as measure_rows
 from thermolinalg.optim.sites import Site
-from thermolinalg.optim.task import Task
+from thermolinalg.optim.task import Task, as_batch
 from thermolinalg.optim.trust import LevenbergMarquardt, Limit, QuadraticModel, graft, inner, minimise_model
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 
@@ -106,13 +106,15 @@ class Step:
         zero, nan = jnp.zeros((), jnp.float32), jnp.full((), jnp.nan, jnp.float32)
         dtype = statistics_dtype(params)
         number, each = jnp.zeros((), jnp.int32), dict.fromkeys(factors, nan)
-        stats = KfacStats(
-            *(jnp.full((), x, dtype) for x in (0, 0, 0, 0, 0, jnp.nan, jnp.nan)),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), solves),
-            *(each, number, number, zero, zero),
-        )
+        none, unknown = jnp.zeros((), dtype), jnp.full((), jnp.nan, dtype)
+        solves = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), solves)
+        stats = KfacStats(none, none, none, none, none, unknown, unknown, solves, each, number, number, zero, zero)
         state = KfacState(
-            *(number, number, jax.random.key_data(jax.random.key(self.seed)), factors, blocks),
+            number,
+            number,
+            jax.random.key_data(jax.random.key(self.seed)),
+            factors,
+            blocks,
             jnp.asarray(first_damping(self.damping), dtype),
             dict.fromkeys(factors, zero),
             jax.tree.map(jnp.zeros_like, params),
@@ -195,7 +197,8 @@ class Step:
         key: jax.Array,
     ) -> tuple[dict[str, Pair], jax.Array, State]:
         """Running means of the factors, the number of measurements, and blocks that saw the rows."""
-        task, layout, inputs, targets = self.task, self.task.layout, *batch
+        task, layout = self.task, self.task.layout
+        inputs, targets = as_batch(batch)
 
         def look() -> tuple[dict[str, Pair], jax.Array, State]:
             outputs = task.outputs(params, inputs)
@@ -303,7 +306,7 @@ class Step:
         """Updates of all parameters, those of no block by the optimizer given for them."""
         if self.rest is None:
             return step, state
-        other, new = self._masked.update(grads, state, params, batch=batch, **extra)
+        other, new = self._masked.update(grads, state, params, batch=batch, whole=params, **extra)
         unclaimed = self.task.layout.unclaimed
         updates = tree_map_with_path(lambda path, s, o: o if keystr(path) in unclaimed else s, step, other)
         return updates, jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, state)

@@ -43,32 +43,35 @@ class RowSolves(Factored):
     def apply(self, gradient: Gradient, state: State, key: jax.Array) -> tuple[Blocks, dict[str, Info], State]:
         """Solve row by row where that is cheaper and the rows are those of the gradient."""
         rows = gradient.rows()
-        values, infos, states = {}, {}, {}
+        values: Blocks = {}
+        infos: dict[str, Info] = {}
+        states: dict[str, State] = {}
         for i, (path, matrix) in enumerate(gradient.matrices.items()):
-            lead, own = matrix.shape[:-2], {path: matrix}
-            whole = lambda own=own, path=path: apply_each(self.solve_pair, own, {path: state[path]}, key)  # noqa: E731
-            diagonal = isinstance(state[path]["a"], Reciprocal)
-            if diagonal or path not in rows or not _cheaper(rows[path][0].shape[0], *matrix.shape[-2:]):
-                found = whole()
-            else:
-                parts = tuple(jnp.moveaxis(side, 0, -2) for side in rows[path])
-                projection, solving = jax.random.split(jax.random.fold_in(key, i))
-
-                def split(
-                    parts: tuple[jax.Array, jax.Array] = parts,
-                    lead: tuple[int, ...] = lead,
-                    path: str = path,
-                    i: int = i,
-                    solving: jax.Array = solving,
-                ) -> tuple[Blocks, dict[str, Info], State]:
-                    run = over_lead(self._solve_rows, len(lead))
-                    value, info, new = run(parts, state[path], member_keys(solving, i, lead))
-                    return {path: value}, {path: worst([info])}, {path: new}
-
-                found = jax.lax.cond(_is_sum(matrix, *parts, projection), split, whole)
-            for into, part in zip((values, infos, states), found, strict=True):
-                into.update(part)
+            found = self._one(path, matrix, rows.get(path), state[path], jax.random.fold_in(key, i))
+            values[path], infos[path], states[path] = found
         return values, infos, states
+
+    def _one(
+        self, path: str, matrix: jax.Array, rows: tuple[jax.Array, jax.Array] | None, state: State, key: jax.Array
+    ) -> tuple[jax.Array, Info, State]:
+        """One block, row by row or as a whole."""
+
+        def whole() -> tuple[jax.Array, Info, State]:
+            values, infos, states = apply_each(self.solve_pair, {path: matrix}, {path: state}, key)
+            return values[path], infos[path], states[path]
+
+        diagonal = isinstance(state["a"], Reciprocal)
+        if rows is None or diagonal or not _cheaper(rows[0].shape[0], *matrix.shape[-2:]):
+            return whole()
+        a, g = (jnp.moveaxis(side, 0, -2) for side in rows)
+        lead = matrix.shape[:-2]
+
+        def split() -> tuple[jax.Array, Info, State]:
+            run = over_lead(self._solve_rows, len(lead))
+            value, info, new = run((a, g), state, member_keys(key, 0, lead))
+            return value, worst([info]), new
+
+        return jax.lax.cond(_is_sum(matrix, a, g, jax.random.fold_in(key, 1)), split, whole)
 
     def _solve_rows(
         self, parts: tuple[jax.Array, jax.Array], state: State, key: jax.Array

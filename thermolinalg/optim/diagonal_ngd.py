@@ -1,0 +1,141 @@
+r"""The diagonal of the curvature, as an optimizer: for parameters that belong to no tagged layer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
+
+from thermolinalg.optim.books import Scheduled, at, finite, numbers
+from thermolinalg.optim.fisher import monte_carlo
+from thermolinalg.optim.loss_base import wide
+from thermolinalg.optim.sites import examples_in
+from thermolinalg.optim.task import Task, as_batch
+from thermolinalg.ranges import check_not_negative, check_positive
+
+
+class DiagonalState(NamedTuple):
+    """Running mean of the diagonal, the number of its measurements, and the random key."""
+
+    curvature: Any
+    measured: jax.Array
+    key: jax.Array
+
+
+def diagonal_ngd(
+    task: Task,
+    learning_rate: Scheduled,
+    *,
+    damping: Scheduled,
+    fisher: Callable[..., jax.Array] = monte_carlo,
+    decay: Scheduled = 0.95,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Divide every coordinate of the gradient by its own curvature.
+
+    .. math:: \theta \leftarrow \theta - \alpha \frac{g}{D + \lambda}, \qquad
+        D = \frac1n \sum_{i,c} \left( \frac{\partial\, v_{ic}^\top f(x_i)}{\partial \theta} \right)^2
+
+    with the running mean of `D`, and the columns :math:`v_{ic}` of a root of the output Hessian.
+
+    Parameters
+    ----------
+    task : Task
+    learning_rate : float, > 0, or schedule
+    damping : float, > 0, or schedule
+    fisher : callable
+        Which curvature, as for :func:`~thermolinalg.optim.kfac`.
+    decay : float in [0, 1), or schedule
+    seed : int
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        ``update(grads, state, params, batch=(inputs, targets))``. As ``rest=`` of K-FAC it takes care of what no layer
+        claims; it then gets all parameters as ``whole``.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range; from ``update``, if ``batch`` or ``params`` is missing.
+
+    Notes
+    -----
+    Gradients of single examples of these parameters are held for one batch: meant for few of them, such as gains and
+    embeddings of positions. What couples coordinates is lost.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from thermolinalg import optim
+    >>> params, x = {"gain": jnp.array([4.0, 1.0])}, jnp.ones((8, 2))
+    >>> task = optim.task(lambda p, x: x * p["gain"][None], optim.SquaredError(), params, x)
+    >>> batch, opt = (x, jnp.zeros((8, 2))), optim.diagonal_ngd(task, 1.0, damping=1e-8, fisher=optim.exact)
+    >>> updates, _ = opt.update(jax.grad(task.value)(params, batch), opt.init(params), params, batch=batch)
+    >>> updates["gain"].round(4).tolist()
+    [-4.0, -1.0]
+    """
+    check_positive(**numbers(learning_rate=learning_rate, damping=damping))
+    check_not_negative(**numbers(decay=decay))
+
+    def init(params: Any) -> DiagonalState:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide(leaf.dtype)), params)
+        return DiagonalState(zeros, jnp.zeros((), jnp.int32), jax.random.key_data(jax.random.key(seed)))
+
+    def update(
+        grads: Any, state: DiagonalState, params: Any = None, *, batch: Any = None, whole: Any = None, **extra: Any
+    ) -> tuple[Any, DiagonalState]:
+        del extra
+        whole = params if whole is None else whole
+        if whole is None or batch is None:
+            raise ValueError(
+                "diagonal_ngd needs parameters and batch: update(grads, state, params, batch=(inputs, targets))"
+            )
+        key, drawing = jax.random.split(jax.random.wrap_key_data(state.key))
+        new = squared_columns(task, whole, batch, fisher, drawing, params)
+        usable = finite((new, grads))
+        number = state.measured + 1
+        start = jnp.minimum(1 - 1 / number.astype(jnp.float32), jnp.asarray(at(decay, state.measured), jnp.float32))
+        keep = jnp.where(usable, start, 1.0)
+        curvature = jax.tree.map(
+            lambda old, fresh: (
+                keep.astype(old.dtype) * old
+                + (1 - keep).astype(old.dtype) * jnp.where(usable, fresh, jnp.zeros_like(fresh)).astype(old.dtype)
+            ),
+            *(state.curvature, new),
+        )
+        rate, shift = (jnp.asarray(at(value, state.measured), jnp.float32) for value in (learning_rate, damping))
+
+        def step(g: jax.Array, d: jax.Array) -> jax.Array:
+            moved = -rate.astype(d.dtype) * g.astype(d.dtype) / (d + shift.astype(d.dtype))
+            return jnp.where(usable, moved, jnp.zeros_like(moved)).astype(g.dtype)
+
+        measured = jnp.where(usable, number, state.measured)
+        return jax.tree.map(step, grads, curvature), DiagonalState(curvature, measured, jax.random.key_data(key))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def squared_columns(
+    task: Task, params: Any, batch: Any, fisher: Callable[..., jax.Array], key: jax.Array, only: Any
+) -> Any:
+    """The diagonal of the curvature of one batch, for the leaves of `only`, a tree with some leaves of `params`."""
+    inputs, targets = as_batch(batch)
+    n = examples_in(inputs)
+    columns = fisher(task.loss, task.outputs(params, inputs), targets, key)
+    chosen = {keystr(path): leaf for path, leaf in tree_flatten_with_path(only)[0]}
+
+    def with_leaves(leaves: dict[str, jax.Array]) -> Any:
+        return tree_map_with_path(lambda path, leaf: leaves.get(keystr(path), leaf), params)
+
+    def example(x: Any, columns: jax.Array) -> dict[str, jax.Array]:
+        one = jax.tree.map(lambda leaf: leaf[None], x)
+        _, pull = jax.vjp(lambda leaves: task.outputs(with_leaves(leaves), one)[0], chosen)
+        each = jax.vmap(lambda column: pull(column)[0])(columns)
+        return {path: jnp.sum(leaf.astype(wide(leaf.dtype)) ** 2, 0) for path, leaf in each.items()}
+
+    found = jax.vmap(example, in_axes=(0, 1))(inputs, columns)
+    means = {path: jnp.sum(leaf, 0) / n for path, leaf in found.items()}
+    return tree_map_with_path(lambda path, leaf: means[keystr(path)], only)
