@@ -32,6 +32,7 @@ from thermolinalg.optim.row_solves import RowSolves
 from thermolinalg.optim.solvers import CholeskyInverse
 from thermolinalg.optim.task import Task
 from thermolinalg.optim.task import task as make_task
+from thermolinalg.optim.trust import KLClip
 
 BATCH = 256
 TUNING = (0, 1, 2)
@@ -225,7 +226,7 @@ def first_order(problem: Problem, smoke: bool) -> tuple[dict[str, Optimizer], di
     families: dict[str, tuple[Callable[[Any], Optimizer], list[float]]] = {
         "SGD, momentum 0.9": (lambda rate: optax.sgd(rate, 0.9), [0.1, 0.2, 0.3, 0.5, 0.7, 1.0]),
         "SGD, momentum 0.95": (lambda rate: optax.sgd(rate, 0.95), [0.05, 0.1, 0.2, 0.3, 0.5]),
-        "Adam": (optax.adam, [1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2]),
+        "Adam": (optax.adam, [1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2, 1.5e-2, 2e-2]),
     }
     best, tried = {}, {}
     for name, (family, rates) in families.items():
@@ -236,7 +237,8 @@ def first_order(problem: Problem, smoke: bool) -> tuple[dict[str, Optimizer], di
 
 # Digits: K-FAC with every way to invert.
 
-DIGITS = {"learning_rate": 0.3, "momentum": 0.7, "damping": 0.05, "factor_period": 5, "inverse_period": 5}
+PERIODS = {"factor_period": 10, "inverse_period": 10}
+DIGITS = {"learning_rate": 0.3, "momentum": 0.7, "damping": 0.05, "limit": KLClip(0.3), **PERIODS}
 
 
 def back_ends() -> dict[str, BlockSolver]:
@@ -244,7 +246,7 @@ def back_ends() -> dict[str, BlockSolver]:
     ideal = tla.Device(simulator=tla.Law(long_time=True))
     eight = tla.Converter(8)
     coarse = tla.Device(matrix_dac=eight, adc=eight, simulator=tla.Law(long_time=True))
-    sampled, averaged = tla.Plan(300.0, 3e4), tla.Plan(300.0, 3000.0)
+    sampled, averaged = tla.Plan(300.0, 1e6, samples=25_000), tla.Plan(300.0, 3000.0)
     forced = tla.Device(beta=1e4)
     forced_coarse = tla.Device(beta=1e4, matrix_dac=eight, force_dac=eight, adc=eight)
     return {
@@ -274,7 +276,7 @@ def digits(smoke: bool) -> dict[str, Any]:
     pairs = zip(exact["seconds of each seed"], found[best]["seconds of each seed"], strict=True)
     _show(f"Digits: {'-'.join(map(str, problem.sizes))}, batch {BATCH}, to a cross-entropy of 0.01", found, seeds)
     return {
-        "settings": DIGITS,
+        "settings": _plain(DIGITS),
         "tuning": tried,
         "runs": found,
         "best first-order": best,
@@ -287,6 +289,10 @@ def digits(smoke: bool) -> dict[str, Any]:
             "compile time of a step, s": goal(exact["compile, s"], at_most=5.0),
         },
     }
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
 
 
 def _show(title: str, found: dict[str, dict[str, Any]], seeds: Iterable[int]) -> None:
@@ -310,7 +316,7 @@ def autoencoder(smoke: bool) -> dict[str, Any]:
     ours = found["K-FAC"]
     _show(f"Autoencoder: {'-'.join(map(str, problem.sizes))}, to {problem.target_loss:g} per image", found, seeds)
     return {
-        "settings": ENCODER,
+        "settings": _plain(ENCODER),
         "tuning": tried,
         "runs": found,
         "best first-order": best,

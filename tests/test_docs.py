@@ -63,6 +63,11 @@ def test_public_functions_have_an_example():
     nouns += [optim.Cholesky, optim.CholeskyInverse, optim.Eigh, optim.FromCallable, optim.CG, optim.NewtonSchulz]
     nouns += [optim.ThermodynamicInverse, optim.ThermodynamicSolve, optim.Guarded]
     tools += [optim.cg, optim.kfac, optim.diagonal_ngd, optim.factored_damping]
+    tools += [optim.relax, optim.relaxation_cost, optim.filtered_natural_gradient, optim.spring_twin]
+    tools += [optim.overlap, optim.descend]
+    nouns += [optim.Thermodynamic]
+    tools += [optim.ngd, optim.scale_by_ngd, optim.choose, optim.diagonal]
+    nouns += [optim.Primal, optim.Dual, optim.Iterative, optim.Kronecker]
     for verb in (*verbs, *plans, *judges, *refined, *tools, *nouns):
         assert ">>>" in verb.__doc__, verb
 

@@ -96,7 +96,7 @@ def case(request):
     loss = request.param
     batch = random(5, N, D), targets_of(loss, (N, K))
     made = task(network, loss, PARAMS, batch[0])
-    v, u = vector_like(PARAMS), random(8, K, N)
+    v, u = vector_like(PARAMS), random(8, K - 1 if isinstance(loss, CrossEntropy) else K, N)
 
     @jax.jit
     def parts(params, batch, v, u):
@@ -129,7 +129,7 @@ def test_products_with_the_ggn(case):
 def test_row_space(case):
     _, _, _, parts, v, u = case
     close(parts["gradient"], parts["backprop"])
-    assert parts["down"].shape == parts["coordinates"].shape == (K, N)
+    assert parts["down"].shape == parts["coordinates"].shape == u.shape
     # One map is the transpose of the other.
     np.testing.assert_allclose(jnp.vdot(parts["down"], u), jnp.vdot(ravel_pytree(parts["up"])[0], v), rtol=1e-12)
 
@@ -239,7 +239,7 @@ def test_the_error_of_drawn_columns_falls_as_one_over_the_root_of_the_draws(esti
 
     root, stderr = error(1.0)
     assert_slope(draws, root, -0.5, stderr=stderr)
-    biased, stderr = error(1.1)
+    biased, stderr = error(1.2)
     with pytest.raises(AssertionError):
         assert_slope(draws, biased, -0.5, stderr=stderr)
 

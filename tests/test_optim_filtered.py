@@ -74,7 +74,7 @@ def test_it_is_the_carried_state_law(problem):
 
 
 def test_spring_is_the_implicit_twin(problem):
-    task, params, x, y = problem
+    task, _, x, y = problem
     twin = spring_twin(DAMPING, TIME)
 
     def implicit(G, g, old):

@@ -154,13 +154,16 @@ def test_a_gradient_from_elsewhere_is_noticed(setting, monkeypatch):
 
 
 def test_small_damping_costs_no_digits_in_row_space(setting):
-    """Float32 against float64, as tight as the float32 solve of a system of this condition allows."""
-    tasks, params, batch = setting
-    task = tasks["tagged"]
-    narrow, few = jax.tree.map(lambda p: p.astype(jnp.float32), (params, batch[0]))
+    """Float32 against float64, at a damping of 1e-4."""
+    k, labels = jax.random.split(KEY, 3), setting[2][1]
+    # Wide enough for the rows to be independent: what is left is the noise of float32 itself.
+    shapes = {"u": (20, 30), "a": (30,), "v": (30, 4), "b": (4,)}
+    narrow = {name: jax.random.normal(k[0], s, jnp.float32) / s[0] ** 0.5 for name, s in shapes.items()}
+    few = jax.random.normal(k[1], (N, 20), jnp.float32)
     # What float32 has rounded is the problem; the reference takes the same numbers.
     params, x = jax.tree.map(lambda p: p.astype(jnp.float64), (narrow, few))
-    short, batch = (few, batch[1]), (x, batch[1])
+    short, batch = (few, labels), (x, labels)
+    task = make_task(network(dense), CrossEntropy(), params, x)
     truth = expected(curvature(task, params, batch), 1e-4, gradient(task, params, batch))
     task = make_task(network(dense), CrossEntropy(), narrow, few)
     grads = gradient(task, narrow, short)

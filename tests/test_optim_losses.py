@@ -95,7 +95,7 @@ def test_all_parts_agree_with_the_textbook(noun, shape):
     v = jnp.asarray(np.random.default_rng(1).standard_normal(shape))
     value, slope, bend = textbook(noun, z, t, jnp.full(shape[:-1], 1 / np.prod(shape[1:-1])))
     parts = parts_of(noun, z, t, v)
-    rows = int(np.prod(shape[1:]))
+    rows = int(np.prod(shape[1:-1])) * (K - 1 if isinstance(noun, CrossEntropy) else K)
     assert parts["columns"].shape == (rows, *shape)
     assert parts["c"].shape == (rows, N)
     expected = {

@@ -16,6 +16,7 @@ from thermolinalg.optim.kronecker import BlockSolver, Factored
 from thermolinalg.optim.row_solves import RowSolves
 from thermolinalg.optim.solvers import Cholesky, CholeskyInverse
 from thermolinalg.optim.task import Task
+from thermolinalg.optim.trust import KLClip
 from thermolinalg.ranges import check_fractions, check_not_negative, check_positive
 
 
@@ -138,7 +139,7 @@ class Recipe:
         # In Adam the decay of the mean gradient has the place of a momentum.
         found: dict[str, Any] = {"learning_rate": rate, "momentum": 0.9 if self.momentum is None else self.momentum}
         if self.optimizer is OptimizerName.kfac:
-            found |= {"backend": str(self.backend), "damping": 0.1 if self.damping is None else self.damping}
+            found |= {"backend": str(self.backend), "damping": 0.03 if self.damping is None else self.damping}
         return found
 
     def build(self, task: Task) -> optax.GradientTransformation:
@@ -150,4 +151,8 @@ class Recipe:
         if self.optimizer is OptimizerName.adam:
             return optax.adam(rate, momentum)
         blocks = _BACKENDS[self.backend](self.reading)
-        return kfac(task, rate, damping=found["damping"], momentum=momentum, blocks=blocks, seed=self.seed)
+        # A bound on the divergence of a step is what keeps small damping stable on batches of some dozens.
+        limit = KLClip(1e-3)
+        return kfac(
+            task, rate, damping=found["damping"], momentum=momentum, blocks=blocks, limit=limit, seed=self.seed
+        )

@@ -51,7 +51,7 @@ def train(
     momentum: Annotated[
         float | None, typer.Option(help="Momentum; for adam its first decay.", show_default="0.9")
     ] = None,
-    damping: Annotated[float | None, typer.Option(help="Damping of kfac.", show_default="0.1")] = None,
+    damping: Annotated[float | None, typer.Option(help="Damping of kfac.", show_default="0.03")] = None,
     device: opt.Preset = PresetName.ideal,
     bits: opt.Bits = None,
     mismatch: opt.Mismatch = None,

@@ -2,6 +2,10 @@
 
 from thermolinalg.optim.analog import ThermodynamicInverse as ThermodynamicInverse
 from thermolinalg.optim.analog import ThermodynamicSolve as ThermodynamicSolve
+from thermolinalg.optim.asynchronous import Descent as Descent
+from thermolinalg.optim.asynchronous import Overlap as Overlap
+from thermolinalg.optim.asynchronous import descend as descend
+from thermolinalg.optim.asynchronous import overlap as overlap
 from thermolinalg.optim.choice import choose as choose
 from thermolinalg.optim.conjugate import cg as cg
 from thermolinalg.optim.diagnostics import Estimate as Estimate
@@ -22,6 +26,11 @@ from thermolinalg.optim.factors import Pair as Pair
 from thermolinalg.optim.factors import factors as factors
 from thermolinalg.optim.factors import inactive as inactive
 from thermolinalg.optim.fallback import Guarded as Guarded
+from thermolinalg.optim.filtered import FilterState as FilterState
+from thermolinalg.optim.filtered import FilterStats as FilterStats
+from thermolinalg.optim.filtered import Spring as Spring
+from thermolinalg.optim.filtered import filtered_natural_gradient as filtered_natural_gradient
+from thermolinalg.optim.filtered import spring_twin as spring_twin
 from thermolinalg.optim.fisher import MonteCarlo as MonteCarlo
 from thermolinalg.optim.fisher import Propagation as Propagation
 from thermolinalg.optim.fisher import empirical as empirical
@@ -29,6 +38,9 @@ from thermolinalg.optim.fisher import exact as exact
 from thermolinalg.optim.fisher import monte_carlo as monte_carlo
 from thermolinalg.optim.fisher import propagation as propagation
 from thermolinalg.optim.gram import gram as gram
+from thermolinalg.optim.gram_functions import Diagonalisation as Diagonalisation
+from thermolinalg.optim.gram_functions import Engine as Engine
+from thermolinalg.optim.gram_functions import KrylovSpace as KrylovSpace
 from thermolinalg.optim.iterative import CG as CG
 from thermolinalg.optim.iterative import NewtonSchulz as NewtonSchulz
 from thermolinalg.optim.iterative import WarmStart as WarmStart
@@ -49,6 +61,7 @@ from thermolinalg.optim.layers import dense as dense
 from thermolinalg.optim.layers import einsum as einsum
 from thermolinalg.optim.layers import embed as embed
 from thermolinalg.optim.layers import scale as scale
+from thermolinalg.optim.loading import relaxation_cost as relaxation_cost
 from thermolinalg.optim.losses import CrossEntropy as CrossEntropy
 from thermolinalg.optim.losses import Custom as Custom
 from thermolinalg.optim.losses import Logistic as Logistic
@@ -69,6 +82,9 @@ from thermolinalg.optim.products import ggn_operator as ggn_operator
 from thermolinalg.optim.products import ggn_product as ggn_product
 from thermolinalg.optim.products import hessian_product as hessian_product
 from thermolinalg.optim.products import row_space as row_space
+from thermolinalg.optim.relaxation import Relaxed as Relaxed
+from thermolinalg.optim.relaxation import RowSystem as RowSystem
+from thermolinalg.optim.relaxation import relax as relax
 from thermolinalg.optim.row_solves import RowSolves as RowSolves
 from thermolinalg.optim.rows import gradient_rows as gradient_rows
 from thermolinalg.optim.rows import rows as rows
@@ -91,6 +107,8 @@ from thermolinalg.optim.targets import example_mean as example_mean
 from thermolinalg.optim.targets import token_mean as token_mean
 from thermolinalg.optim.task import Task as Task
 from thermolinalg.optim.task import task as task
+from thermolinalg.optim.thermodynamic import DeviceState as DeviceState
+from thermolinalg.optim.thermodynamic import Thermodynamic as Thermodynamic
 from thermolinalg.optim.trust import KLClip as KLClip
 from thermolinalg.optim.trust import LevenbergMarquardt as LevenbergMarquardt
 from thermolinalg.optim.trust import NormConstraint as NormConstraint

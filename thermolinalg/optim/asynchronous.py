@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ from thermolinalg.hybrid import Pipeline, Round, pipeline
 from thermolinalg.laws import Scalar
 from thermolinalg.optim.fisher import exact
 from thermolinalg.optim.gram_functions import Engine
-from thermolinalg.optim.lanes import Problem, statistics_dtype
+from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.loading import load
 from thermolinalg.optim.relaxation import relax
 from thermolinalg.optim.task import Task
+from thermolinalg.optim.trees import statistics_dtype
 from thermolinalg.ranges import check_positive
 
 Tree = Any
@@ -105,7 +107,7 @@ def overlap(
     unit = float((Device() if device is None else device).time_constant)
     laid = pipeline(round, rounds, staleness=staleness, buffers=buffers)
     spans = [laid.timeline[f"relax {k}"] for k in range(rounds)]
-    delays = [0.0, *((after.start - before.end) / unit for before, after in zip(spans, spans[1:], strict=False))]
+    delays = [0.0, *((after.start - before.end) / unit for before, after in pairwise(spans))]
     return Overlap(laid, tuple((span.end - span.start) / unit for span in spans), tuple(max(d, 0.0) for d in delays))
 
 

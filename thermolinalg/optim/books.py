@@ -68,7 +68,7 @@ def check_update(name: str, grads: Tree, params: Tree, batch: Any, paths: Iterab
             f"{name} needs the batch that the gradient came from: update(grads, state, params, batch=(inputs, "
             "targets)); without it there is no curvature"
         )
-    if jax.tree.structure(grads) != jax.tree.structure(params):
+    if jax.tree.structure(grads) != jax.tree.structure(params):  # type: ignore[operator]  # jaxlib has no stubs for it
         raise ValueError("grads and params must be trees of one structure")
     known = {keystr(path) for path, _ in tree_flatten_with_path(params)[0]}
     missing = [path for path in paths if path not in known]

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from thermolinalg.optim.gram import gram
-from thermolinalg.optim.lanes import Problem, State, Tree, add, check_solver, like, scaled, statistics_dtype, widened
+from thermolinalg.optim.lanes import Problem, State, check_solver
 from thermolinalg.optim.products import RowSpace
 from thermolinalg.optim.solvers import Cholesky, Info, Solver
 from thermolinalg.optim.task import Task
+from thermolinalg.optim.trees import Tree, add, like, scaled, statistics_dtype, widened
 from thermolinalg.optim.trust import inner
 from thermolinalg.ranges import check_whole
 

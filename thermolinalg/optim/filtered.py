@@ -12,10 +12,11 @@ from thermolinalg.laws import Scalar
 from thermolinalg.optim.books import Scheduled, at, check_update, chosen, finite, numbers, sound
 from thermolinalg.optim.fisher import exact
 from thermolinalg.optim.gram_functions import Engine
-from thermolinalg.optim.lanes import Problem, like, scaled, statistics_dtype
+from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.loading import load
 from thermolinalg.optim.relaxation import relax
 from thermolinalg.optim.task import Task, as_batch
+from thermolinalg.optim.trees import like, scaled, statistics_dtype
 from thermolinalg.optim.trust import Limit, inner
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 
@@ -57,7 +58,7 @@ class FilterStats(NamedTuple):
 class FilterState(NamedTuple):
     """Count, PRNG key data, the average like the parameters, whether it has begun, and :class:`FilterStats`."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     key: jax.Array
     average: Tree
     begun: jax.Array
@@ -142,7 +143,7 @@ def filtered_natural_gradient(
         Decoupled: shrinks parameters by :math:`\alpha w \theta`.
     limit : KLClip, NormConstraint or callable
         Shortens steps.
-    engine : Eigenbasis or Krylov, optional
+    engine : Diagonalisation or KrylovSpace, optional
         How functions of the curvature are applied.
     seed : int
         Of all random numbers.
@@ -223,13 +224,20 @@ class _Rule:
         state = FilterState(
             *(number, jax.random.key_data(jax.random.key(self.seed))),
             jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), params),
-            *(jnp.zeros((), bool), FilterStats(*[zero] * 8, number)),
+            *(jnp.zeros((), bool), FilterStats._make([*[zero] * 8, number])),
         )
         # No two leaves share a buffer, so that a user may donate the state.
         return jax.tree.map(jnp.array, state)
 
     def update(
-        self, grads: Tree, state: FilterState, params: Tree = None, *, batch: Any = None, value: Any = None, **extra: Any
+        self,
+        grads: Tree,
+        state: FilterState,
+        params: Tree = None,
+        *,
+        batch: Any = None,
+        value: Any = None,
+        **extra: Any,
     ) -> tuple[Tree, FilterState]:
         """Relax for a while under the curvature of the batch, and step."""
         del extra
@@ -244,9 +252,7 @@ class _Rule:
         problem = Problem(self.task, params, batch, grads, damping, None, self.fisher, drawing)
         loaded = load(problem, None, loading)
         first = jnp.asarray(self.start, dtype)
-        before = jax.tree.map(
-            lambda old, g: jnp.where(state.begun, old, first * g.astype(dtype)), state.average, grads
-        )
+        before = jax.tree.map(lambda old, g: jnp.where(state.begun, old, first * g.astype(dtype)), state.average, grads)
         found = relax(loaded.system, damping, [time], start=before, engine=self.engine)
         (average,) = found.states
         healthy = healthy & finite(average)
@@ -256,7 +262,8 @@ class _Rule:
         step = jax.tree.map(lambda s, p: s - rate * decay * p.astype(dtype), step, params)
         updates = jax.tree.map(lambda s: jnp.where(healthy, s, jnp.zeros_like(s)), step)
         known = (rate, damping, time, scale, inner(average, grads), found.unrelaxed, found.residual, found.error)
-        stats = FilterStats(*(x.astype(dtype) for x in known), state.stats.rejected + jnp.where(healthy, 0, 1))
+        rejected = state.stats.rejected + jnp.where(healthy, 0, 1)
+        stats = FilterStats._make([*(x.astype(dtype) for x in known), rejected])
         begun = state.begun | healthy
         stats = chosen(jnp.asarray(True), stats, state.stats)
         return like(updates, grads), FilterState(count + 1, jax.random.key_data(key), average, begun, stats)

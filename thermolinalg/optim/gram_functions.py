@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import e
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ class Applied(NamedTuple):
     ----------
     values : Array, shape (p, r)
     error : Array
-        Bound of the relative error, see :class:`Krylov`; 0 where nothing but rounding is lost.
+        Bound of the relative error, see :class:`KrylovSpace`; 0 where nothing but rounding is lost.
     steps : Array, int32
         Products with the matrix.
     """
@@ -40,7 +40,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Eigenbasis:
+class Diagonalisation:
     """Diagonalise; best for up to a few hundred rows, and for long times."""
 
     def apply(self, matrix: jax.Array, columns: jax.Array, function: Functions, shift: jax.Array) -> Applied:
@@ -54,7 +54,7 @@ class Eigenbasis:
 
 
 @dataclass(frozen=True)
-class Krylov:
+class KrylovSpace:
     r"""Project on the Krylov space of every vector, with full reorthogonalisation.
 
     .. math:: f(K) v \approx |v|\, V_m f(T_m) e_1
@@ -109,7 +109,7 @@ class Krylov:
 
 def engine_for(rows: int) -> Engine:
     """Return what is faster for this many rows: the eigenbasis up to 128, else Krylov spaces."""
-    return Eigenbasis() if rows <= 128 else Krylov()
+    return Diagonalisation() if rows <= 128 else KrylovSpace()
 
 
 class _Lanczos(NamedTuple):
@@ -137,7 +137,7 @@ def _lanczos(matrix: jax.Array, start: jax.Array, shift: jax.Array, rtol: float,
     def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
         return (carry[0] < most) & jnp.any(carry[8] > rtol)
 
-    def step(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         j, q, previous, beta, pivot, diagonal, offdiagonal, basis, residual, scale = carry
         basis = jax.lax.dynamic_update_slice_in_dim(basis, q[:, None], j, 1)
         w = product(q, matrix)

@@ -31,12 +31,12 @@ from thermolinalg.optim.factors import Pair, no_factors
 from thermolinalg.optim.factors import factors as measure_factors
 from thermolinalg.optim.kfac_state import KfacState, KfacStats
 from thermolinalg.optim.kronecker import BlockSolver, Gradient, State, condition_bound, replace_failed
-from thermolinalg.optim.lanes import statistics_dtype
 from thermolinalg.optim.products import ggn_product
 from thermolinalg.optim.rows import gradient_rows
 from thermolinalg.optim.rows import rows as measure_rows
 from thermolinalg.optim.sites import Site
 from thermolinalg.optim.task import Task, as_batch
+from thermolinalg.optim.trees import statistics_dtype
 from thermolinalg.optim.trust import LevenbergMarquardt, Limit, QuadraticModel, graft, inner, minimise_model
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 

@@ -5,17 +5,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from thermolinalg.optim.fisher import Columns, exact
-from thermolinalg.optim.loss_base import wide
 from thermolinalg.optim.products import RowSpace, row_space
 from thermolinalg.optim.solvers import Cholesky, Info, Solver
 from thermolinalg.optim.task import Task
+from thermolinalg.optim.trees import Tree, add, like, statistics_dtype, widened
 
 State = Any
-Tree = Any
 _TOGETHER = 64
 
 
@@ -125,28 +123,3 @@ def check_solver(solver: Any) -> None:
     """Raise a ``ValueError`` if this is no solver of matrices."""
     if not isinstance(solver, Solver) or isinstance(solver, type):
         raise ValueError(f"solver must have init, prepare and apply, as Cholesky() has, got {solver!r}")
-
-
-def statistics_dtype(params: Tree) -> Any:
-    """The dtype of sums over parameters: at least single precision."""
-    return np.result_type(np.float32, *(wide(leaf.dtype) for leaf in jax.tree.leaves(params)))
-
-
-def widened(tree: Tree, dtype: Any) -> Tree:
-    """The tree in one dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-
-def like(tree: Tree, other: Tree) -> Tree:
-    """The tree in the dtypes of another."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, other)
-
-
-def add(x: Tree, y: Tree) -> Tree:
-    """Sum of two trees."""
-    return jax.tree.map(jnp.add, x, y)
-
-
-def scaled(factor: jax.Array, x: Tree) -> Tree:
-    """A tree times a number."""
-    return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, x)

@@ -13,10 +13,11 @@ from thermolinalg.cost import cost
 from thermolinalg.device import READ, Device, refuse_dead
 from thermolinalg.ledger import Ledger, Parts
 from thermolinalg.optim.dual import Dual, row_matrix
-from thermolinalg.optim.lanes import Problem, like, widened
+from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.relaxation import RowSystem
 from thermolinalg.optim.runs import code_of
 from thermolinalg.optim.solvers import product
+from thermolinalg.optim.trees import like, widened
 from thermolinalg.plan import Plan
 from thermolinalg.power import conversion_joules
 from thermolinalg.ranges import check_not_negative, check_whole
@@ -62,7 +63,7 @@ def load(problem: Problem, device: Device | None, key: jax.Array) -> Loaded:
         matrix, unravel = _matrix(up, len(rows), problem.params, dtype)
         matrix, flags = device.write(matrix, False, 0, key)
         code = jnp.maximum(code, code_of(flags))
-        down, up = lambda v: product(matrix, ravel_pytree(v)[0]), lambda u: unravel(product(matrix.T, u))  # noqa: E731
+        down, up = lambda v: product(matrix, ravel_pytree(v)[0]), lambda u: unravel(product(matrix.T, u))
         gram = product(matrix, matrix.T)
     if force is None and (device is None or device.faithful):
         # Not looked at where it is rounding: the gradient of the loss of the batch has no such remainder.

@@ -19,7 +19,7 @@ class Loss(ABC):
 
     Outputs have shape (n, k), or (n, R, k) with R positions for each of n examples (axes between the first and the last
     are positions), or (n,) for one number each. Weights are 1/R, unless the targets are :class:`Weighted`. There are
-    C = R k columns, position after position.
+    C = R m columns, position after position, with m the rank of the Hessian of a position: k, and k - 1 for a softmax.
 
     Notes
     -----
@@ -47,7 +47,7 @@ class Loss(ABC):
     def root(self, outputs: jax.Array, targets: Any) -> jax.Array:
         """Return the columns of S, shape (C, *outputs.shape): the sum of their outer products is the Hessian."""
         z, _, _ = self._frame(outputs, targets)
-        rows, examples = prod(z.shape[1:]), len(z)
+        rows, examples = z.shape[1] * self._rank(z.shape[2]), len(z)
 
         def column(unit: jax.Array) -> jax.Array:
             return self.root_product(outputs, targets, jnp.broadcast_to(unit[:, None], (rows, examples)))
@@ -57,7 +57,7 @@ class Loss(ABC):
     def root_product(self, outputs: jax.Array, targets: Any, u: jax.Array) -> jax.Array:
         """Return S u, like the outputs, for u of shape (C, n); no column is formed."""
         z, t, w = self._frame(outputs, targets)
-        coefficients = jnp.sqrt(w)[..., None] * u.T.reshape(z.shape).astype(z.dtype)
+        coefficients = jnp.sqrt(w)[..., None] * u.T.reshape(*z.shape[:2], -1).astype(z.dtype)
         return self._push(z, t, coefficients).reshape(outputs.shape).astype(outputs.dtype)
 
     def root_transpose(self, outputs: jax.Array, targets: Any, v: jax.Array) -> jax.Array:
@@ -119,6 +119,10 @@ class Loss(ABC):
     def _positions(self, outputs: jax.Array) -> tuple[int, ...]:
         """Shape of the weights."""
         return outputs.shape[:-1] or outputs.shape
+
+    def _rank(self, outputs: int) -> int:
+        """Columns of the root of a position."""
+        return outputs
 
     def _frame(self, outputs: jax.Array, targets: Any) -> tuple[jax.Array, Any, jax.Array]:
         """Outputs (n, R, k), targets and weights (n, R): NaN where a target makes no sense, blank without weight."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from thermolinalg.operators import is_concrete
 from thermolinalg.optim.loss_base import Loss as Loss
 from thermolinalg.optim.loss_base import check_outputs, given_weights, wide
+from thermolinalg.optim.softmax import at_top, centred, one_hot, softmax, without_top
 from thermolinalg.optim.targets import Weighted
 
 
@@ -26,14 +27,16 @@ class CrossEntropy(Loss):
     r"""Cross-entropy of a softmax, from logits.
 
     .. math:: \ell = -\sum_j t_j \log p_j, \qquad H = \mathrm{diag}(p) - pp^\top, \qquad
-        S = \mathrm{diag}(\sqrt p) - p\sqrt p^\top, \qquad c = (p - t)/\sqrt p
+        S = \mathrm{diag}(\sqrt p)\,Q, \qquad c = Q^\top (p - t)/\sqrt p
+
+    with the k - 1 columns of Q an orthonormal basis of what is orthogonal to :math:`\sqrt p`, from one reflection.
 
     Targets are labels, whole numbers from 0 to k - 1 in the shape of the outputs without their last axis, or
     probabilities in the shape of the outputs, which sum to 1.
 
     Notes
     -----
-    c is the shortest choice. Its length is the root of :math:`1/p_y - 1`, inherent in a confident wrong answer, and is
+    The length of c is the root of :math:`1/p_y - 1`, inherent in a confident wrong answer, and is
     cut where its square would overflow (:math:`p_y < 10^{-35}` in float32), with S moved accordingly.
 
     Examples
@@ -70,31 +73,45 @@ class CrossEntropy(Loss):
         return t, jnp.all(t >= 0, -1) & (jnp.abs(jnp.sum(t, -1) - 1) <= slack)
 
     def _terms(self, z, t):
-        _, log_p, _, _ = _softmax(z)
-        share = _one_hot(z, t) if t.ndim < z.ndim else t
+        _, log_p, _, _ = softmax(z)
+        share = one_hot(z, t) if t.ndim < z.ndim else t
         return -jnp.sum(jnp.where(share > 0, share * log_p, 0), -1)
 
     def _slope(self, z, t):
-        top, log_p, _, rest = _softmax(z)
-        share = _one_hot(z, t) if t.ndim < z.ndim else t
+        top, log_p, _, rest = softmax(z)
+        share = one_hot(z, t) if t.ndim < z.ndim else t
         return jnp.where(top, (1 - share) - rest, jnp.exp(log_p) - share)
 
     def _bend(self, z, t, v):
-        top, _, p, _ = _softmax(z)
-        return p * _centred(top, p, v)
+        top, _, p, _ = softmax(z)
+        return p * centred(top, p, v)
+
+    # The reflection takes the coordinate of the largest probability to the root of p, so that nothing cancels. That
+    # coordinate has no column of its own; the one of the last coordinate stands in its place.
+
+    def _rank(self, outputs):
+        return outputs - 1
 
     def _push(self, z, t, u):
-        top, log_p, p, rest = _softmax(z)
-        parts = _root_of(log_p) * u
-        off = jnp.sum(jnp.where(top, 0, parts), -1, keepdims=True)
-        return jnp.where(top, rest * parts - p * off, parts - p * jnp.sum(parts, -1, keepdims=True))
+        top, log_p, _, _ = softmax(z)
+        root = _root_of(log_p)
+        moved = jnp.sum(jnp.where(top[..., :-1], u, 0), -1, keepdims=True)
+        spread = jnp.concatenate([jnp.where(top[..., :-1], 0, u), jnp.where(top[..., -1:], 0, moved)], -1)
+        along = jnp.sum(root * spread, -1, keepdims=True)
+        return root * jnp.where(top, -along, spread - root * (along / (1 + at_top(top, root))))
 
     def _pull(self, z, t, v):
-        top, log_p, p, _ = _softmax(z)
-        return _root_of(log_p) * _centred(top, p, v)
+        top, log_p, p, _ = softmax(z)
+        root = _root_of(log_p)
+        apart = v - at_top(top, v)
+        mean = jnp.sum(jnp.where(top, 0, p * apart), -1, keepdims=True)
+        return without_top(top, root * (apart - mean / (1 + at_top(top, root))))
 
     def _residual(self, z, t):
-        return self._slope(z, t) / _root_of(_softmax(z)[1])
+        top, log_p, _, _ = softmax(z)
+        root = _root_of(log_p)
+        c = self._slope(z, t) / root
+        return without_top(top, c - root * (at_top(top, c) / (1 + at_top(top, root))))
 
 
 class _Elementwise(Loss):
@@ -369,24 +386,3 @@ def _apply(vectors: jax.Array, spectrum: jax.Array, u: jax.Array) -> jax.Array:
 def _root_of(log: jax.Array) -> jax.Array:
     """Root of a number known by its logarithm, not below where the square of its reciprocal nears overflow."""
     return jnp.maximum(jnp.exp(log / 2), float(jnp.finfo(log.dtype).tiny) ** 0.45)
-
-
-def _softmax(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Where the largest probability is, logarithms, probabilities and their complements, without cancellation."""
-    top = jax.nn.one_hot(jnp.argmax(z, -1), z.shape[-1], dtype=bool)
-    shifted = z - jnp.sum(jnp.where(top, z, 0), -1, keepdims=True)
-    others = jnp.sum(jnp.where(top, 0, jnp.exp(shifted)), -1, keepdims=True)
-    log_p = shifted - jnp.log1p(others)
-    p = jnp.exp(log_p)
-    return top, log_p, p, jnp.where(top, others / (1 + others), 1 - p)
-
-
-def _centred(top: jax.Array, p: jax.Array, v: jax.Array) -> jax.Array:
-    """v less its mean under p: relative to the entry at the top, which may hold all the weight."""
-    v = v - jnp.sum(jnp.where(top, v, 0), -1, keepdims=True)
-    return v - jnp.sum(jnp.where(top, 0, p * v), -1, keepdims=True)
-
-
-def _one_hot(z: jax.Array, labels: jax.Array) -> jax.Array:
-    """Labels as probabilities."""
-    return jax.nn.one_hot(labels, z.shape[-1], dtype=z.dtype)

@@ -11,9 +11,10 @@ from thermolinalg.optim.conjugate import cg
 from thermolinalg.optim.factors import factors
 from thermolinalg.optim.fisher import exact
 from thermolinalg.optim.kronecker import BlockSolver, Factored, Gradient
-from thermolinalg.optim.lanes import Problem, State, Tree, add, like, scaled, statistics_dtype, widened
+from thermolinalg.optim.lanes import Problem, State
 from thermolinalg.optim.products import ggn_operator
 from thermolinalg.optim.solvers import Info
+from thermolinalg.optim.trees import Tree, add, like, scaled, statistics_dtype, widened
 from thermolinalg.ranges import check_fractions, check_whole
 
 Preconditioner = Callable[[Problem], Callable[[Tree], Tree]]

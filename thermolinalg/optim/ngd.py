@@ -130,13 +130,13 @@ def scale_by_ngd(
 
     Examples
     --------
-    Adam on natural gradients:
+    Natural gradients with heavy-ball momentum:
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from thermolinalg import optim
     >>> w, x = jnp.ones((3, 2)), jnp.ones((4, 3))
     >>> batch, task = (x, jnp.zeros((4, 2))), optim.task(lambda w, x: x @ w, optim.SquaredError(), w, x)
-    >>> opt = optax.chain(optim.scale_by_ngd(task, damping=1e-2), optax.adam(1e-3))
+    >>> opt = optax.chain(optim.scale_by_ngd(task, damping=1e-2), optax.trace(0.9), optax.scale(-0.1))
     >>> updates, state = opt.update(jax.grad(task.value)(w, batch), opt.init(w), w, batch=batch)
     >>> bool(jnp.all(updates < 0))
     True

@@ -25,9 +25,10 @@ from thermolinalg.optim.books import (
 )
 from thermolinalg.optim.choice import choose
 from thermolinalg.optim.fisher import Columns
-from thermolinalg.optim.lanes import Lane, Problem, State, like, scaled, statistics_dtype, widened
+from thermolinalg.optim.lanes import Lane, Problem, State
 from thermolinalg.optim.solvers import Info, usable
 from thermolinalg.optim.task import Task, as_batch
+from thermolinalg.optim.trees import like, scaled, statistics_dtype, widened
 from thermolinalg.optim.trust import LevenbergMarquardt, Limit, inner
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 
@@ -72,7 +73,7 @@ class NgdStats(NamedTuple):
 class NgdState(NamedTuple):
     """Everything that natural gradient remembers: a pytree of arrays of fixed shapes and dtypes."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the name that optax gives it
     key: jax.Array
     lane: State
     damping: jax.Array
@@ -109,16 +110,11 @@ class NaturalStep:
         """Nothing is known yet."""
         dtype, zero = statistics_dtype(params), jnp.zeros((), jnp.float32)
         number, nan = jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, dtype)
-        stats = NgdStats(
-            *[jnp.zeros((), dtype)] * 5, nan, nan, Info(number, *[zero] * 5), *(number, number, zero, zero)
-        )
+        start, still = jnp.zeros((), dtype), Info(number, zero, zero, zero, zero, zero)
+        stats = NgdStats(start, start, start, start, start, nan, nan, still, number, number, zero, zero)
         last = () if known_zero(self.momentum) else jax.tree.map(jnp.zeros_like, widened(params, dtype))
-        state = NgdState(
-            *(number, jax.random.key_data(jax.random.key(self.seed))),
-            () if self.lane is None else self.lane.init(params),
-            jnp.asarray(first_damping(self.damping), dtype),
-            *(jnp.zeros((), dtype), last, stats),
-        )
+        key, lane = jax.random.key_data(jax.random.key(self.seed)), () if self.lane is None else self.lane.init(params)
+        state = NgdState(number, key, lane, jnp.asarray(first_damping(self.damping), dtype), start, last, stats)
         # No two leaves share a buffer, so that a user may donate the state.
         return jax.tree.map(jnp.array, state)
 

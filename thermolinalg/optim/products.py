@@ -168,9 +168,7 @@ class RowSpace:
         return self._pull(self._root(jnp.reshape(u, self.coordinates.shape) / len(self.outputs) ** 0.5))
 
 
-def row_space(
-    task: Task, params: Any, batch: tuple[Any, Any], fisher: Columns = exact, key: jax.Array | None = None
-) -> RowSpace:
+def row_space(task: Task, params: Any, batch: tuple[Any, Any], fisher: Columns = exact, key: Any = None) -> RowSpace:
     """Return the maps between parameters and rows, with the model run and linearised once.
 
     Parameters

@@ -124,7 +124,7 @@ def relax(
         natural gradient; 0 starts at rest.
     temperature : float, >= 0
         :math:`\kappa_0`. Noise needs a `key`, and one more product with M for each reading.
-    engine : Eigenbasis or Krylov, optional
+    engine : Diagonalisation or KrylovSpace, optional
         By default the faster one for that many rows.
 
     Returns
@@ -151,9 +151,9 @@ def relax(
     >>> import jax.numpy as jnp
     >>> M = jnp.array([[2.0, 0.0]])
     >>> system = RowSystem(lambda v: M @ v, lambda u: M.T @ u, M @ M.T, jnp.array([1.0]))
-    >>> relax(system, 1.0, [0.0]).states[0].round(4).tolist()
+    >>> [round(x, 4) for x in relax(system, 1.0, [0.0]).states[0].tolist()]
     [2.0, 0.0]
-    >>> relax(system, 1.0, [1e6]).states[0].round(4).tolist()
+    >>> [round(x, 4) for x in relax(system, 1.0, [1e6]).states[0].tolist()]
     [0.4, 0.0]
     """
     check_positive(damping=damping)
@@ -161,8 +161,6 @@ def relax(
     if not durations:
         raise ValueError("durations is empty; give the time of at least one reading")
     noisy = not (isinstance(temperature, int | float) and temperature == 0)
-    if noisy and key is None:
-        raise ValueError("a device with a temperature is noisy: give a PRNG key")
     dtype = system.gram.dtype
     lam, multiple = (jnp.asarray(x).astype(dtype) for x in (damping, multiple))
     spans = [jnp.asarray(t).astype(dtype) for t in durations]
@@ -179,6 +177,8 @@ def relax(
         beside = _term(system, system.remainder, [*driven, left, None], system.remainder_rows)
         terms.append(beside)
     if noisy:
+        if key is None:
+            raise ValueError("a device with a temperature is noisy: give a PRNG key")
         size = jnp.sqrt(jnp.asarray(temperature).astype(dtype))
         for i, z in enumerate(_draws(system, key, len(spans))):
             fresh = spread(spans[i]).times(size)
@@ -229,9 +229,7 @@ class _Answer(NamedTuple):
     seen: jax.Array
 
 
-def _term(
-    system: RowSystem, v: Tree, filters: list[Filter | None], rows: jax.Array | None = None
-) -> _Term:
+def _term(system: RowSystem, v: Tree, filters: list[Filter | None], rows: jax.Array | None = None) -> _Term:
     dtype = system.gram.dtype
     if rows is None:
         rows = system.down(jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), v, _shape(system)))
@@ -280,10 +278,14 @@ def _shape(system: RowSystem) -> Tree:
 
 def _draws(system: RowSystem, key: jax.Array, count: int) -> list[Tree]:
     """Standard normal pytrees like the parameters, in the dtype of the Gram matrix."""
-    leaves, structure = jax.tree.flatten(_shape(system))
+    shapes = _shape(system)
+    leaves = jax.tree.leaves(shapes)
     keys = jax.random.split(key, (count, len(leaves)))
     dtype = system.gram.dtype
     return [
-        structure.unflatten([jax.random.normal(k, x.shape, dtype) for k, x in zip(row, leaves, strict=True)])
+        jax.tree.unflatten(
+            jax.tree.structure(shapes),
+            [jax.random.normal(k, x.shape, dtype) for k, x in zip(row, leaves, strict=True)],
+        )
         for row in keys
     ]

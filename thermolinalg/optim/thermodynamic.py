@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from thermolinalg.device import Device
 from thermolinalg.optim.books import chosen, finite
-from thermolinalg.optim.gram_functions import Engine, Krylov, engine_for
-from thermolinalg.optim.lanes import Problem, statistics_dtype
+from thermolinalg.optim.gram_functions import Engine, KrylovSpace, engine_for
+from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.loading import load, read, relaxation_cost
 from thermolinalg.optim.relaxation import relax
 from thermolinalg.optim.solvers import Code, Info, code_finite, report, usable
+from thermolinalg.optim.trees import statistics_dtype
 from thermolinalg.ranges import check_fractions, check_not_negative, check_positive
 
 Tree = Any
@@ -64,7 +65,7 @@ class Thermodynamic:
     device : Device, optional
         Its converters, chip, time constant, link and power; of its temperature and dynamics nothing is used. Without
         it numbers pass unchanged, and prices are those of ``Device()``.
-    engine : Eigenbasis or Krylov, optional
+    engine : Diagonalisation or KrylovSpace, optional
         How the law is computed; by default what is faster for that many rows.
     tolerance : float, in (0, 1)
         An unrelaxed share above it is reported as ``Code.NOT_CONVERGED``.
@@ -171,7 +172,7 @@ class Thermodynamic:
         )
         x, rounding, code = read(found.states[0], self.device, reading)
         code = jnp.maximum(code, loaded.code)
-        limit = engine.tolerance(system.gram.dtype) if isinstance(engine, Krylov) else 1.0
+        limit = engine.tolerance(system.gram.dtype) if isinstance(engine, KrylovSpace) else 1.0
         short = (found.unrelaxed > self.tolerance) | (found.error > 1.001 * limit)
         code = jnp.maximum(code, jnp.where(short, int(Code.NOT_CONVERGED), 0).astype(jnp.int32))
         code = jnp.where(finite(x), code_finite(code, found.residual), int(Code.NOT_FINITE)).astype(jnp.int32)
