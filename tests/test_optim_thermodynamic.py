@@ -17,10 +17,12 @@ from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.layers import dense
 from thermolinalg.optim.loading import relaxation_cost
 from thermolinalg.optim.losses import CrossEntropy, SquaredError
+from thermolinalg.optim.ngd import ngd
 from thermolinalg.optim.products import dense_ggn
 from thermolinalg.optim.solvers import Code
 from thermolinalg.optim.task import task as make_task
 from thermolinalg.optim.thermodynamic import Thermodynamic
+from thermolinalg.optim.trust import inner
 
 KEY = jax.random.key(4)
 
@@ -77,7 +79,7 @@ def test_a_long_time_is_the_dual_and_none_is_the_gradient(classifier, damping):
         assert float(info.residual) < 1e-9
     x, info, _ = step(Thermodynamic(1e-9), classifier, damping)
     assert relative(x, classifier[3]) < 1e-8
-    assert int(info.code) == Code.NOT_CONVERGED
+    assert int(info.code) == Code.UNRELAXED
     assert relative(x, exact) > 0.1
 
 
@@ -95,7 +97,7 @@ def test_longer_is_closer(classifier):
     left = [float(state.unrelaxed) for _, _, state in found]
     assert gaps == sorted(gaps, reverse=True)
     assert left == sorted(left, reverse=True)
-    codes = [int(info.code) == Code.NOT_CONVERGED for _, info, _ in found]
+    codes = [int(info.code) == Code.UNRELAXED for _, info, _ in found]
     assert codes == [share > 0.1 for share in left]
 
 
@@ -221,3 +223,19 @@ def test_bad_input_is_refused(classifier):
             Thermodynamic(**options)
     with pytest.raises(ValueError, match="cells"):
         step(Thermodynamic(1.0, device=Device(cells=3)), classifier, 0.1)
+
+
+def test_a_state_that_points_uphill_is_kept(classifier):
+    """After the gradient has turned round, what is carried still points along the old one, and that is no failure."""
+    task, params, batch, grads = classifier
+    optimizer = ngd(task, 0.1, damping=1.0, lane=Thermodynamic(0.3, carry_state=True))
+    update = jax.jit(lambda g, s: optimizer.update(g, s, params, batch=batch))
+    _, state = update(grads, optimizer.init(params))
+    turned = jax.tree.map(jnp.negative, grads)
+    updates, state = update(turned, state)
+    assert float(inner(updates, turned)) > 0
+    assert int(state.stats.fallbacks) == 0
+    # One that remembers nothing follows the gradient.
+    cold = ngd(task, 0.1, damping=1.0, lane=Thermodynamic(0.3))
+    updates, _ = cold.update(turned, cold.init(params), params, batch=batch)
+    assert float(inner(updates, turned)) < 0

@@ -31,13 +31,11 @@ SILENT = {
 
 
 def network(params, x):
-    return dense(jnp.tanh(dense(x, params["w"], params["b"])), params["v"], params["c"])
+    return dense(x, params["w"], params["b"])
 
 
 def start(key):
-    first, second = jax.random.split(key)
-    w, v = jax.random.normal(first, (6, 5)) / 2, jax.random.normal(second, (5, 3)) / 2
-    return {"w": w, "b": jnp.zeros(5), "v": v, "c": jnp.zeros(3)}
+    return {"w": jax.random.normal(key, (6, 3)) / 2, "b": jnp.zeros(3)}
 
 
 X = jax.random.normal(jax.random.fold_in(KEY, 1), (48, 6))
@@ -186,11 +184,11 @@ def steps_to(loss, losses):
 
 
 def test_eight_bits_take_hardly_more_steps():
-    right = steps_to(0.05, jax.jit(lambda: _losses(RULE))())
+    right = steps_to(0.2, jax.jit(lambda: _losses(RULE))())
     assert 10 < right < 30
-    assert steps_to(0.05, device_losses(8.0, 1e4)) <= 1.3 * right
+    assert steps_to(0.2, device_losses(8.0, 1e4)) <= 1.3 * right
     # With fewer samples than unknowns it is another matter: the count is able to tell.
-    assert steps_to(0.05, device_losses(8.0, 2.0)) > 1.3 * right
+    assert steps_to(0.2, device_losses(8.0, 2.0)) > 1.3 * right
 
 
 def test_a_checkpoint_resumes_bit_by_bit(tmp_path):

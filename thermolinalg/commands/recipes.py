@@ -1,7 +1,7 @@
 """Optimizers as the command line knows them: by name, with a backend and numbers of their own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -9,13 +9,18 @@ import optax
 
 import thermolinalg as tla
 from thermolinalg.optim.analog import ThermodynamicInverse, ThermodynamicSolve
+from thermolinalg.optim.dual import Dual
 from thermolinalg.optim.eigenbases import CorrectedEigenbases, Eigenbases
 from thermolinalg.optim.iterative import CG, NewtonSchulz
 from thermolinalg.optim.kfac import kfac
 from thermolinalg.optim.kronecker import BlockSolver, Factored
+from thermolinalg.optim.lanes import Lane, Primal
+from thermolinalg.optim.matrix_free import Iterative
+from thermolinalg.optim.ngd import ngd, scale_by_ngd
 from thermolinalg.optim.row_solves import RowSolves
 from thermolinalg.optim.solvers import Cholesky, CholeskyInverse
 from thermolinalg.optim.task import Task
+from thermolinalg.optim.thermodynamic import Thermodynamic
 from thermolinalg.optim.trust import KLClip
 from thermolinalg.ranges import check_fractions, check_not_negative, check_positive
 
@@ -28,6 +33,15 @@ class OptimizerName(StrEnum):
     kfac = "kfac"
     ngd = "ngd"
     tngd = "tngd"
+    tngd_adam = "tngd-adam"
+
+
+class LaneName(StrEnum):
+    """Ways to the step of natural gradient."""
+
+    dual = "dual"
+    primal = "primal"
+    cg = "cg"
 
 
 class BackendName(StrEnum):
@@ -94,7 +108,60 @@ _BACKENDS: dict[BackendName, Callable[[Reading], BlockSolver]] = {
 ON_DEVICE = (BackendName.thermodynamic, BackendName.thermodynamic_solve)
 """Backends that run on a device."""
 
-_RATES = {OptimizerName.sgd: 0.1, OptimizerName.adam: 1e-3, OptimizerName.kfac: 0.1}
+RELAXING = (OptimizerName.tngd, OptimizerName.tngd_adam)
+"""Optimizers that are a device which relaxes under the curvature of a batch."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How a device makes a step of thermodynamic natural gradient.
+
+    Attributes
+    ----------
+    device : Device
+    time : float
+        Of a step, in time constants.
+    carry : bool
+        Whether a step begins where the last one ended.
+    delay : float
+        Time, part of `time`, for which the device goes on with the old system; needs `carry`.
+    temperature : float
+    """
+
+    device: tla.Device = field(default_factory=tla.Device)
+    time: float = 50.0
+    carry: bool = False
+    delay: float = 0.0
+    temperature: float = 0.0
+
+    @property
+    def lane(self) -> Thermodynamic:
+        """The device as a way to natural gradients."""
+        carried = {"carry_state": self.carry, "delay": self.delay}
+        return Thermodynamic(self.time, **carried, temperature=self.temperature, device=self.device)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was chosen."""
+        chosen = {"relaxation": self.time, "carry": self.carry, "delay": self.delay}
+        return chosen | {"temperature": self.temperature}
+
+
+_LANES: dict[LaneName, Lane] = {
+    LaneName.dual: Dual(),
+    LaneName.primal: Primal(),
+    LaneName.cg: Iterative(rtol=1e-2),
+}
+
+# What suits small problems and batches of some dozens. In Adam the decay of the mean has the place of a momentum.
+_USUAL: dict[OptimizerName, dict[str, float]] = {
+    OptimizerName.sgd: {"learning_rate": 0.1, "momentum": 0.9},
+    OptimizerName.adam: {"learning_rate": 1e-3, "momentum": 0.9},
+    OptimizerName.kfac: {"learning_rate": 0.1, "momentum": 0.9, "damping": 0.03},
+    OptimizerName.ngd: {"learning_rate": 0.1, "momentum": 0.0, "damping": 0.1},
+    OptimizerName.tngd: {"learning_rate": 0.1, "momentum": 0.0, "damping": 0.1},
+    OptimizerName.tngd_adam: {"learning_rate": 1e-3, "momentum": 0.9, "damping": 0.1},
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +177,11 @@ class Recipe:
         Of backends on a device.
     learning_rate, momentum, damping : float, optional
     seed : int
-        Of what K-FAC draws.
+        Of what is drawn.
+    lane : LaneName, optional
+        Of natural gradient; by default sizes decide.
+    relaxation : Relaxation
+        Of thermodynamic natural gradient.
     """
 
     optimizer: OptimizerName
@@ -120,12 +191,14 @@ class Recipe:
     momentum: float | None = None
     damping: float | None = None
     seed: int = 0
+    lane: LaneName | None = None
+    relaxation: Relaxation = field(default_factory=Relaxation)
 
     def __post_init__(self) -> None:
-        if self.optimizer not in _RATES:
-            raise ValueError(f"{self.optimizer} is not yet there; take one of {', '.join(_RATES)}")
         check_positive(learning_rate=self.learning_rate, damping=self.damping)
         check_not_negative(momentum=self.momentum)
+        if self.damping is not None and "damping" not in _USUAL[self.optimizer]:
+            raise ValueError(f"--damping is added to a curvature, and {self.optimizer} has none; leave it out")
 
     @property
     def name(self) -> str:
@@ -133,26 +206,57 @@ class Recipe:
         return f"kfac, {self.backend}" if self.optimizer is OptimizerName.kfac else str(self.optimizer)
 
     @property
+    def on_device(self) -> bool:
+        """Whether a device is modelled."""
+        return self.optimizer in RELAXING or (self.optimizer is OptimizerName.kfac and self.backend in ON_DEVICE)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What was chosen, and what stands where nothing was."""
-        rate = _RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
-        # In Adam the decay of the mean gradient has the place of a momentum.
-        found: dict[str, Any] = {"learning_rate": rate, "momentum": 0.9 if self.momentum is None else self.momentum}
+        given = {"learning_rate": self.learning_rate, "momentum": self.momentum, "damping": self.damping}
+        found: dict[str, Any] = _USUAL[self.optimizer] | {n: v for n, v in given.items() if v is not None}
         if self.optimizer is OptimizerName.kfac:
-            found |= {"backend": str(self.backend), "damping": 0.03 if self.damping is None else self.damping}
-        return found
+            found |= {"backend": str(self.backend)}
+        if self.optimizer is OptimizerName.ngd:
+            found |= {"lane": "by sizes" if self.lane is None else str(self.lane)}
+        return found | (self.relaxation.facts if self.optimizer in RELAXING else {})
 
     def build(self, task: Task) -> optax.GradientTransformation:
         """Return the optimizer of a task."""
-        found = self.facts
-        rate, momentum = found["learning_rate"], found["momentum"]
-        if self.optimizer is OptimizerName.sgd:
-            return optax.sgd(rate, momentum)
-        if self.optimizer is OptimizerName.adam:
-            return optax.adam(rate, momentum)
-        blocks = _BACKENDS[self.backend](self.reading)
+        return _BUILDERS[self.optimizer](self, task)
+
+
+def _kfac(recipe: Recipe, task: Task) -> optax.GradientTransformation:
+    found = recipe.facts
+    return kfac(
+        *(task, found["learning_rate"]),
+        damping=found["damping"],
+        momentum=found["momentum"],
+        blocks=_BACKENDS[recipe.backend](recipe.reading),
         # A bound on the divergence of a step is what keeps small damping stable on batches of some dozens.
-        limit = KLClip(1e-3)
-        return kfac(
-            task, rate, damping=found["damping"], momentum=momentum, blocks=blocks, limit=limit, seed=self.seed
-        )
+        limit=KLClip(1e-3),
+        seed=recipe.seed,
+    )
+
+
+def _natural(recipe: Recipe, task: Task, lane: Lane | None) -> optax.GradientTransformation:
+    found = recipe.facts
+    numbers = {name: found[name] for name in ("damping", "momentum")}
+    return ngd(task, found["learning_rate"], **numbers, lane=lane, seed=recipe.seed)
+
+
+def _natural_adam(recipe: Recipe, task: Task) -> optax.GradientTransformation:
+    """Adam that is told natural gradients for gradients."""
+    found = recipe.facts
+    direction = scale_by_ngd(task, damping=found["damping"], lane=recipe.relaxation.lane, seed=recipe.seed)
+    return optax.chain(direction, optax.adam(found["learning_rate"], found["momentum"]))
+
+
+_BUILDERS: dict[OptimizerName, Callable[[Recipe, Task], optax.GradientTransformation]] = {
+    OptimizerName.sgd: lambda recipe, task: optax.sgd(recipe.facts["learning_rate"], recipe.facts["momentum"]),
+    OptimizerName.adam: lambda recipe, task: optax.adam(recipe.facts["learning_rate"], recipe.facts["momentum"]),
+    OptimizerName.kfac: _kfac,
+    OptimizerName.ngd: lambda recipe, task: _natural(recipe, task, recipe.lane and _LANES[recipe.lane]),
+    OptimizerName.tngd: lambda recipe, task: _natural(recipe, task, recipe.relaxation.lane),
+    OptimizerName.tngd_adam: _natural_adam,
+}

@@ -14,10 +14,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 import thermolinalg as tla
-from thermolinalg.commands import options as opt
+import thermolinalg.commands.options as opt
 from thermolinalg.commands.devices import Hardware, PresetName, facts_of
 from thermolinalg.commands.problems import DataName, ModelName, image_problem
-from thermolinalg.commands.recipes import ON_DEVICE, BackendName, OptimizerName, Reading, Recipe
+from thermolinalg.commands.recipes import (
+    ON_DEVICE,
+    RELAXING,
+    BackendName,
+    LaneName,
+    OptimizerName,
+    Reading,
+    Recipe,
+    Relaxation,
+)
 from thermolinalg.commands.running import one_line_errors
 from thermolinalg.experiments.history import History
 from thermolinalg.experiments.problem import Problem
@@ -46,12 +55,26 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Examples of a step.", show_default="64; squad: 16")] = None,
     every: Annotated[int | None, typer.Option(min=1, help="Steps between two measurements.", show_default="20")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate.", show_default="sgd, kfac: 0.1; adam: 1e-3")
+        float | None, typer.Option(help="Learning rate.", show_default="0.1; adam, tngd-adam: 1e-3")
     ] = None,
     momentum: Annotated[
-        float | None, typer.Option(help="Momentum; for adam its first decay.", show_default="0.9")
+        float | None, typer.Option(help="Momentum; for adam its first decay.", show_default="0.9; ngd, tngd: 0")
     ] = None,
-    damping: Annotated[float | None, typer.Option(help="Damping of kfac.", show_default="0.03")] = None,
+    damping: Annotated[
+        float | None, typer.Option(help="Damping of curvatures.", show_default="kfac: 0.03; others: 0.1")
+    ] = None,
+    lane: Annotated[
+        LaneName | None, typer.Option(help="How ngd solves its system.", show_default="what suits the sizes")
+    ] = None,
+    relaxation: Annotated[
+        float | None, typer.Option(help="Time of a step of tngd, in time constants.", show_default="50")
+    ] = None,
+    carry: Annotated[bool, typer.Option("--carry", help="tngd: begin a step where the last one ended.")] = False,
+    delay: Annotated[
+        float | None,
+        typer.Option(help="tngd: part of its time spent with the old system; needs --carry.", show_default="0"),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="tngd: temperature.", show_default="0")] = None,
     device: opt.Preset = PresetName.ideal,
     bits: opt.Bits = None,
     mismatch: opt.Mismatch = None,
@@ -72,7 +95,7 @@ def train(
     plot: Annotated[Path | None, typer.Option(help="Draw the curves here, as .png.")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write all numbers and settings here, as .json.")] = None,
 ) -> None:
-    """Train a model on real data, with K-FAC on a simulated device if you like, and compare optimizers.
+    """Train a model on real data, with curvature from a simulated device if you like, and compare optimizers.
 
     Wall-clock times are those of this machine, without compiling. Times of a device are modelled.
     """
@@ -83,8 +106,12 @@ def train(
         hardware = Hardware(device, bits, mismatch, chip_seed, beta=beta)
         reading = Reading(hardware.build(), noise, time)
         _check_used(optimizer, backend, hardware, noise)
+        asked = {"time": relaxation, "delay": delay, "temperature": temperature, "carry": carry or None}
+        chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        _check_lane(optimizer, lane, chosen)
         numbers = (learning_rate, momentum, damping)
-        recipes = [Recipe(optimizer, backend, reading, *numbers, seed)]
+        relaxing = Relaxation(reading.device, **chosen)
+        recipes = [Recipe(optimizer, backend, reading, *numbers, seed, lane, relaxing)]
         recipes += [Recipe(other, BackendName.cholesky, reading, seed=seed) for other in compare or []]
         start, order = jax.random.split(jax.random.key(seed))
         problem = _problem(data, model, folder, smoke, start)
@@ -105,11 +132,26 @@ def _check_used(optimizer: OptimizerName, backend: BackendName, hardware: Hardwa
     """Refuse what would be ignored."""
     if optimizer is not OptimizerName.kfac and backend is not BackendName.cholesky:
         raise ValueError(f"--backend is what inverts the blocks of kfac, and {optimizer} has none; leave it out")
+    if optimizer in RELAXING:
+        if hardware.beta is not None or noise is not None:
+            raise ValueError(f"--beta and --noise are not of {optimizer}; take --temperature and --relaxation")
+        return
     analog = optimizer is OptimizerName.kfac and backend in ON_DEVICE
     if not analog and (hardware != Hardware() or noise is not None):
         raise ValueError(
             "--device, --bits, --mismatch, --beta and --noise are those of a device; take --backend thermodynamic or "
-            "thermodynamic-solve, or leave them out"
+            "thermodynamic-solve, or --optimizer tngd, or leave them out"
+        )
+
+
+def _check_lane(optimizer: OptimizerName, lane: LaneName | None, chosen: dict[str, Any]) -> None:
+    """Refuse what would be ignored."""
+    if lane is not None and optimizer is not OptimizerName.ngd:
+        raise ValueError(f"--lane is how ngd solves its system, and {optimizer} has none; leave it out")
+    if chosen and optimizer not in RELAXING:
+        raise ValueError(
+            f"--relaxation, --carry, --delay and --temperature are those of tngd and tngd-adam, and not of {optimizer};"
+            " leave them out"
         )
 
 
@@ -158,8 +200,9 @@ def _report(
 ) -> dict[str, Any]:
     import optax
 
-    on_device = any(recipe.optimizer is OptimizerName.kfac and recipe.backend in ON_DEVICE for recipe in recipes)
-    used = facts_of(reading.device) | hardware.facts | {"noise": reading.noise, "time": reading.time}
+    used = facts_of(reading.device) | hardware.facts
+    if any(recipe.on_device and recipe.optimizer not in RELAXING for recipe in recipes):
+        used |= {"noise": reading.noise, "time": reading.time}
     return {
         "problem": {
             "data": problem.data.name,
@@ -170,7 +213,7 @@ def _report(
         },
         "course": asdict(course),
         "seed": seed,
-        "device": used if on_device else None,
+        "device": used if any(recipe.on_device for recipe in recipes) else None,
         "runs": [
             {"settings": recipe.facts} | history.as_dict() for recipe, history in zip(recipes, histories, strict=True)
         ],

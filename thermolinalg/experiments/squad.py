@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thermolinalg.experiments import minilm
+import thermolinalg.experiments.minilm as minilm
 from thermolinalg.experiments.datasets import Dataset, Examples
 from thermolinalg.experiments.lora import LowRank
 from thermolinalg.experiments.minilm import Tokens

@@ -86,7 +86,7 @@ class Dual:
         c = space.coordinates.astype(dtype)
         # A loss without coordinates: nothing is known of its gradient, and all of it goes the longer way.
         c = jnp.where(jnp.all(jnp.isfinite(c)), c, jnp.zeros_like(c))
-        e, outside = self._remainder(problem, space, c, matrix)
+        e, outside = remainder(problem, space, c, matrix)
 
         def down() -> jax.Array:
             return space.down(like(e, problem.params)).astype(dtype)
@@ -101,17 +101,18 @@ class Dual:
         x = widened(space.up(u.reshape(c.shape[::-1]).T), dtype)
         return add(x, scaled(1 / damping, e)), info, state if self.rows is None else after
 
-    def _remainder(self, problem: Problem, space: RowSpace, c: jax.Array, matrix: jax.Array) -> tuple[Tree, jax.Array]:
-        """What of the target is no combination of rows with the known coordinates, and whether the gradient has any."""
-        own = widened(space.up(c), problem.dtype)
-        gap = jax.tree.map(jnp.subtract, widened(problem.gradient, problem.dtype), own)
-        narrow = [leaf.dtype for leaf in (space.outputs, *jax.tree.leaves((problem.params, problem.gradient)))]
-        rounding = _SLACK * max(float(jnp.finfo(dtype).eps) for dtype in narrow)
-        # No sum of these rows is longer than this, nor are its terms.
-        size = jnp.sqrt(jnp.trace(matrix)) * jnp.linalg.norm(c)
-        outside = ~(jnp.sqrt(inner(gap, gap)) <= rounding * size)
-        e = jax.tree.map(lambda leaf: jnp.where(outside, leaf, jnp.zeros_like(leaf)), gap)
-        return e if problem.extra is None else add(e, widened(problem.extra, problem.dtype)), outside
+
+def remainder(problem: Problem, space: RowSpace, c: jax.Array, matrix: jax.Array) -> tuple[Tree, jax.Array]:
+    """What of the target is no combination of rows with the known coordinates, and whether the gradient has any."""
+    own = widened(space.up(c), problem.dtype)
+    gap = jax.tree.map(jnp.subtract, widened(problem.gradient, problem.dtype), own)
+    narrow = [leaf.dtype for leaf in (space.outputs, *jax.tree.leaves((problem.params, problem.gradient)))]
+    rounding = _SLACK * max(float(jnp.finfo(dtype).eps) for dtype in narrow)
+    # No sum of these rows is longer than this, nor are its terms.
+    size = jnp.sqrt(jnp.trace(matrix)) * jnp.linalg.norm(c)
+    outside = ~(jnp.sqrt(inner(gap, gap)) <= rounding * size)
+    e = jax.tree.map(lambda leaf: jnp.where(outside, leaf, jnp.zeros_like(leaf)), gap)
+    return e if problem.extra is None else add(e, widened(problem.extra, problem.dtype)), outside
 
 
 def row_matrix(problem: Problem, space: RowSpace) -> jax.Array:

@@ -12,7 +12,7 @@ from thermolinalg.converters import Converter
 from thermolinalg.cost import cost
 from thermolinalg.device import READ, Device, refuse_dead
 from thermolinalg.ledger import Ledger, Parts
-from thermolinalg.optim.dual import Dual, row_matrix
+from thermolinalg.optim.dual import remainder, row_matrix
 from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.relaxation import RowSystem
 from thermolinalg.optim.runs import code_of
@@ -67,7 +67,7 @@ def load(problem: Problem, device: Device | None, key: jax.Array) -> Loaded:
         gram = product(matrix, matrix.T)
     if force is None and (device is None or device.faithful):
         # Not looked at where it is rounding: the gradient of the loss of the batch has no such remainder.
-        e, outside = Dual()._remainder(problem, space, c, gram)
+        e, outside = remainder(problem, space, c, gram)
         gradient = problem.target()
         seen = (lambda: down(e)) if problem.extra is None else None
         below = jax.lax.cond(outside, seen, lambda: jnp.zeros_like(rows)) if seen is not None else down(e)

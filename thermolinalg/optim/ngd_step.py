@@ -188,9 +188,10 @@ class NaturalStep:
     def _replaced(self, x: Tree, info: Info, grads: Tree, length: jax.Array) -> tuple[Tree, jax.Array]:
         """The direction, or the gradient at the length of the last good one where it is none; and whether it is."""
         dtype = length.dtype
-        # Momentum may well point uphill for a while.
         flat, slope = ravel_pytree(x)[0], inner(x, grads)
-        downhill = (slope > 0) | (inner(grads, grads) == 0) if known_zero(self.momentum) else jnp.isfinite(slope)
+        # Momentum may well point uphill for a while, and so may a device that remembers.
+        remembering = not known_zero(self.momentum) or getattr(self.lane, "carry_state", False)
+        downhill = jnp.isfinite(slope) if remembering else (slope > 0) | (inner(grads, grads) == 0)
         good = jnp.all(jnp.isfinite(flat)) & usable(info.code) & downhill
         plain = widened(grads, dtype)
         size = jnp.sqrt(inner(plain, plain)).astype(dtype)

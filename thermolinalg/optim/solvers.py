@@ -25,16 +25,17 @@ class Code(IntEnum):
     FEW_SAMPLES = 2
     COARSE = 3
     IMPRECISE = 4
-    NOT_CONVERGED = 5
-    RETRIED = 6
-    STALE = 7
-    REFERENCE = 8
-    GRADIENT = 9
-    ZERO = 10
-    SATURATED = 11
-    NOT_POSITIVE_DEFINITE = 12
-    NOT_FINITE = 13
-    UNPREPARED = 14
+    UNRELAXED = 5
+    NOT_CONVERGED = 6
+    RETRIED = 7
+    STALE = 8
+    REFERENCE = 9
+    GRADIENT = 10
+    ZERO = 11
+    SATURATED = 12
+    NOT_POSITIVE_DEFINITE = 13
+    NOT_FINITE = 14
+    UNPREPARED = 15
 
     @property
     def advice(self) -> str:
@@ -48,6 +49,7 @@ _ADVICE = {
     Code.FEW_SAMPLES: "The inverse was read from fewer effective samples than unknowns; lengthen the plan.",
     Code.COARSE: "A step of the converter is wider than the noise it has to average; use more bits.",
     Code.IMPRECISE: "The device shifts the answer by much of its tolerance; use more bits, calibration or damping.",
+    Code.UNRELAXED: "The device was read before it had relaxed; lengthen its time, or take the early answer as it is.",
     Code.NOT_CONVERGED: "The iteration stopped before its tolerance; the answer is usable. Raise max_steps or damping.",
     Code.RETRIED: "The solve failed and was repeated with more damping; raise the damping if this happens often.",
     Code.STALE: "The solve failed and the last good preparation answered; look for the cause if this happens often.",

@@ -68,7 +68,7 @@ class Thermodynamic:
     engine : Diagonalisation or KrylovSpace, optional
         How the law is computed; by default what is faster for that many rows.
     tolerance : float, in (0, 1)
-        An unrelaxed share above it is reported as ``Code.NOT_CONVERGED``.
+        An unrelaxed share above it is reported as ``Code.UNRELAXED``.
 
     Raises
     ------
@@ -173,8 +173,9 @@ class Thermodynamic:
         x, rounding, code = read(found.states[0], self.device, reading)
         code = jnp.maximum(code, loaded.code)
         limit = engine.tolerance(system.gram.dtype) if isinstance(engine, KrylovSpace) else 1.0
-        short = (found.unrelaxed > self.tolerance) | (found.error > 1.001 * limit)
-        code = jnp.maximum(code, jnp.where(short, int(Code.NOT_CONVERGED), 0).astype(jnp.int32))
+        early, rough = found.unrelaxed > self.tolerance, found.error > 1.001 * limit
+        code = jnp.maximum(code, jnp.where(early, int(Code.UNRELAXED), 0).astype(jnp.int32))
+        code = jnp.maximum(code, jnp.where(rough, int(Code.NOT_CONVERGED), 0).astype(jnp.int32))
         code = jnp.where(finite(x), code_finite(code, found.residual), int(Code.NOT_FINITE)).astype(jnp.int32)
 
         noise, later = self._noise(found.noise, state, damping, problem.params)
