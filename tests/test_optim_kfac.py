@@ -16,6 +16,7 @@ from thermolinalg.optim.layers import dense
 from thermolinalg.optim.losses import CrossEntropy, SquaredError
 from thermolinalg.optim.products import dense_ggn
 from thermolinalg.optim.row_solves import RowSolves
+from thermolinalg.optim.rows import rows
 from thermolinalg.optim.solvers import CholeskyInverse
 from thermolinalg.optim.task import task as make_task
 from thermolinalg.optim.trust import KLClip, LevenbergMarquardt, NormConstraint, QuadraticModel, inner
@@ -336,3 +337,20 @@ def test_one_device_and_eight_train_alike(classifier):
     several, _, _ = train(task, optimizer, everywhere, spread, 4)
     for x, y in zip(jax.tree.leaves(alone), jax.tree.leaves(several), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-10)
+
+
+def test_corrected_eigenbases_see_rows_in_their_present_bases(classifier):
+    """Measured right after a refresh: with equal periods too the curvature is not just the product."""
+    task, params, batch = classifier
+    grads = jax.grad(task.value)(params, batch)
+    corrected = kfac(task, 0.2, damping=0.1, fisher=exact, blocks=CorrectedEigenbases(), inverse_period=1, decay=0.0)
+    product = kfac(task, 0.2, damping=0.1, fisher=exact, blocks=Eigenbases(), inverse_period=1, decay=0.0)
+    state = corrected.update(grads, corrected.init(params), params, batch=batch)[1]
+    plain = product.update(grads, product.init(params), params, batch=batch)[1]
+    found = rows(task.model, params, batch[0], exact(task.loss, task.outputs(params, batch[0]), batch[1]), task.layout)
+    for path, (a, g) in found.items():
+        each = jnp.einsum("ni,ncj->ncij", a, g)
+        basis = state.blocks[path]
+        turned = jnp.einsum("ip,ncij,jq->ncpq", basis.p, each, basis.q)
+        np.testing.assert_allclose(basis.curvature, jnp.sum(turned**2, (0, 1)) / len(a), rtol=1e-8, atol=1e-12)
+        assert float(jnp.linalg.norm(basis.curvature - plain.blocks[path].curvature)) > 1e-3

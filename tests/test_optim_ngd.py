@@ -10,7 +10,6 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
 from thermolinalg.optim.dual import Dual
-from thermolinalg.optim.fisher import exact
 from thermolinalg.optim.lanes import Primal
 from thermolinalg.optim.layers import dense
 from thermolinalg.optim.losses import CrossEntropy, Custom, SquaredError
@@ -270,43 +269,3 @@ def test_bad_input_is_refused_by_name(classifier):
         ngd(network, 0.1, damping=0.1)
     with pytest.raises(ValueError, match="has to know the step"):
         scale_by_ngd(task, damping=LevenbergMarquardt(0.1))
-
-
-def make(task, rate=0.3):
-    return ngd(task, rate, damping=1e-3)
-
-
-def test_other_arguments_are_accepted_and_nothing_is_compiled_twice():
-    contract.accepts_other_arguments_and_compiles_once(make)
-
-
-@pytest.mark.parametrize("name", contract.TARGETS)
-def test_it_minimises(name):
-    contract.minimises(make, name, steps=300)
-
-
-def test_numbers_can_be_injected():
-    numbers = {"learning_rate": 0.3, "damping": 1e-3, "momentum": 0.5, "weight_decay": 1e-3, "l2": 1e-3}
-    contract.injects_its_numbers(ngd, numbers | {"fisher": exact}, ("seed", "fisher"))
-
-
-def test_it_chains():
-    contract.chains(make)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_updates_have_the_dtypes_of_parameters(dtype):
-    contract.keeps_dtypes(make, dtype)
-
-
-def test_it_accumulates():
-    contract.accumulates(make)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_the_state_is_stable(dtype):
-    contract.keeps_its_state_stable(make, dtype)
-
-
-def test_a_schedule_may_stand_for_the_rate():
-    contract.takes_schedules(make)

@@ -1,6 +1,7 @@
-"""K-FAC and its back-ends as one machine: no noise is no change, less noise is less error, and state is all there is."""
+"""K-FAC with its back-ends: no noise is no change, less noise is less error, and the state is all there is."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +156,7 @@ def test_the_error_of_a_direction_falls_with_bits(system):
 
     found = errors(system, solver, (6.0, 8.0, 10.0, 12.0))
     # Two bits are a factor of four; roundings of so few numbers scatter by less than two around that.
-    for coarse, fine in zip(found, found[1:], strict=False):
+    for coarse, fine in itertools.pairwise(found):
         assert 2 < coarse / fine < 8
     assert found[0] < 0.5
 

@@ -11,6 +11,7 @@ import thermolinalg as tla
 from thermolinalg.optim.analog import ThermodynamicInverse, ThermodynamicSolve
 from thermolinalg.optim.dual import Dual
 from thermolinalg.optim.eigenbases import CorrectedEigenbases, Eigenbases
+from thermolinalg.optim.fisher import Columns, exact
 from thermolinalg.optim.iterative import CG, NewtonSchulz
 from thermolinalg.optim.kfac import kfac
 from thermolinalg.optim.kronecker import BlockSolver, Factored
@@ -137,8 +138,13 @@ class Relaxation:
     @property
     def lane(self) -> Thermodynamic:
         """The device as a way to natural gradients."""
-        carried = {"carry_state": self.carry, "delay": self.delay}
-        return Thermodynamic(self.time, **carried, temperature=self.temperature, device=self.device)
+        return Thermodynamic(
+            self.time,
+            carry_state=self.carry,
+            delay=self.delay,
+            temperature=self.temperature,
+            device=self.device,
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -158,9 +164,9 @@ _USUAL: dict[OptimizerName, dict[str, float]] = {
     OptimizerName.sgd: {"learning_rate": 0.1, "momentum": 0.9},
     OptimizerName.adam: {"learning_rate": 1e-3, "momentum": 0.9},
     OptimizerName.kfac: {"learning_rate": 0.1, "momentum": 0.9, "damping": 0.03},
-    OptimizerName.ngd: {"learning_rate": 0.1, "momentum": 0.0, "damping": 0.1},
-    OptimizerName.tngd: {"learning_rate": 0.1, "momentum": 0.0, "damping": 0.1},
-    OptimizerName.tngd_adam: {"learning_rate": 1e-3, "momentum": 0.9, "damping": 0.1},
+    OptimizerName.ngd: {"learning_rate": 0.3, "momentum": 0.9, "damping": 1.0},
+    OptimizerName.tngd: {"learning_rate": 0.3, "momentum": 0.9, "damping": 1.0},
+    OptimizerName.tngd_adam: {"learning_rate": 1e-2, "momentum": 0.9, "damping": 1.0},
 }
 
 
@@ -182,6 +188,8 @@ class Recipe:
         Of natural gradient; by default sizes decide.
     relaxation : Relaxation
         Of thermodynamic natural gradient.
+    fisher : callable
+        Columns of the curvature of natural gradient.
     """
 
     optimizer: OptimizerName
@@ -193,6 +201,7 @@ class Recipe:
     seed: int = 0
     lane: LaneName | None = None
     relaxation: Relaxation = field(default_factory=Relaxation)
+    fisher: Columns = exact
 
     def __post_init__(self) -> None:
         check_positive(learning_rate=self.learning_rate, damping=self.damping)
@@ -217,6 +226,8 @@ class Recipe:
         found: dict[str, Any] = _USUAL[self.optimizer] | {n: v for n, v in given.items() if v is not None}
         if self.optimizer is OptimizerName.kfac:
             found |= {"backend": str(self.backend)}
+        if self.optimizer in (OptimizerName.ngd, *RELAXING):
+            found |= {"columns": "exact" if self.fisher is exact else "drawn"}
         if self.optimizer is OptimizerName.ngd:
             found |= {"lane": "by sizes" if self.lane is None else str(self.lane)}
         return found | (self.relaxation.facts if self.optimizer in RELAXING else {})
@@ -242,13 +253,14 @@ def _kfac(recipe: Recipe, task: Task) -> optax.GradientTransformation:
 def _natural(recipe: Recipe, task: Task, lane: Lane | None) -> optax.GradientTransformation:
     found = recipe.facts
     numbers = {name: found[name] for name in ("damping", "momentum")}
-    return ngd(task, found["learning_rate"], **numbers, lane=lane, seed=recipe.seed)
+    return ngd(task, found["learning_rate"], **numbers, lane=lane, fisher=recipe.fisher, seed=recipe.seed)
 
 
 def _natural_adam(recipe: Recipe, task: Task) -> optax.GradientTransformation:
     """Adam that is told natural gradients for gradients."""
     found = recipe.facts
-    direction = scale_by_ngd(task, damping=found["damping"], lane=recipe.relaxation.lane, seed=recipe.seed)
+    lane, fisher = recipe.relaxation.lane, recipe.fisher
+    direction = scale_by_ngd(task, damping=found["damping"], lane=lane, fisher=fisher, seed=recipe.seed)
     return optax.chain(direction, optax.adam(found["learning_rate"], found["momentum"]))
 
 
@@ -256,7 +268,7 @@ _BUILDERS: dict[OptimizerName, Callable[[Recipe, Task], optax.GradientTransforma
     OptimizerName.sgd: lambda recipe, task: optax.sgd(recipe.facts["learning_rate"], recipe.facts["momentum"]),
     OptimizerName.adam: lambda recipe, task: optax.adam(recipe.facts["learning_rate"], recipe.facts["momentum"]),
     OptimizerName.kfac: _kfac,
-    OptimizerName.ngd: lambda recipe, task: _natural(recipe, task, recipe.lane and _LANES[recipe.lane]),
+    OptimizerName.ngd: lambda recipe, task: _natural(recipe, task, _LANES[recipe.lane] if recipe.lane else None),
     OptimizerName.tngd: lambda recipe, task: _natural(recipe, task, recipe.relaxation.lane),
     OptimizerName.tngd_adam: _natural_adam,
 }

@@ -3,7 +3,7 @@
 import json
 import platform
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,14 +29,15 @@ from thermolinalg.commands.recipes import (
 )
 from thermolinalg.commands.running import one_line_errors
 from thermolinalg.experiments.history import History
-from thermolinalg.experiments.problem import Problem
+from thermolinalg.experiments.problem import Problem, shapes
 from thermolinalg.experiments.training import Course
 from thermolinalg.experiments.training import train as run_training
 from thermolinalg.files import check_target, write_bytes
+from thermolinalg.optim.fisher import Columns, exact, monte_carlo
 from thermolinalg.optim.solvers import Code
 from thermolinalg.report import plain
 
-_MOST_STEPS = 1_000_000
+_MOST_STEPS, _MOST_COLUMNS = 1_000_000, 32
 
 
 def train(
@@ -55,13 +56,15 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Examples of a step.", show_default="64; squad: 16")] = None,
     every: Annotated[int | None, typer.Option(min=1, help="Steps between two measurements.", show_default="20")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate.", show_default="0.1; adam, tngd-adam: 1e-3")
+        float | None,
+        typer.Option(help="Learning rate.", show_default="0.1; adam: 1e-3; tngd-adam: 0.01; ngd, tngd: 0.3"),
     ] = None,
     momentum: Annotated[
-        float | None, typer.Option(help="Momentum; for adam its first decay.", show_default="0.9; ngd, tngd: 0")
+        float | None,
+        typer.Option(help="Momentum; for adam its first decay, for ngd and tngd that of SPRING.", show_default="0.9"),
     ] = None,
     damping: Annotated[
-        float | None, typer.Option(help="Damping of curvatures.", show_default="kfac: 0.03; others: 0.1")
+        float | None, typer.Option(help="Damping of curvatures.", show_default="kfac: 0.03; others: 1")
     ] = None,
     lane: Annotated[
         LaneName | None, typer.Option(help="How ngd solves its system.", show_default="what suits the sizes")
@@ -115,6 +118,7 @@ def train(
         recipes += [Recipe(other, BackendName.cholesky, reading, seed=seed) for other in compare or []]
         start, order = jax.random.split(jax.random.key(seed))
         problem = _problem(data, model, folder, smoke, start)
+        recipes = [replace(recipe, fisher=_columns(problem)) for recipe in recipes]
         course = _course(data, steps, batch, every, smoke)
         histories = [_run(problem, recipe, course, order) for recipe in recipes]
         report = _report(problem, course, recipes, histories, hardware, reading, seed)
@@ -126,6 +130,13 @@ def train(
         if out is not None:
             write_bytes(out, (json.dumps(plain(report), allow_nan=False) + "\n").encode())
     _show(problem, course, histories, report)
+
+
+def _columns(problem: Problem) -> Columns:
+    """All columns of the curvature of an example, or where they are too many, one that is drawn."""
+    inputs = shapes(problem.data.train.part(slice(None, 1)).inputs)
+    outputs = jax.eval_shape(problem.task.outputs, shapes(problem.params), inputs)
+    return exact if outputs.size <= _MOST_COLUMNS else monte_carlo
 
 
 def _check_used(optimizer: OptimizerName, backend: BackendName, hardware: Hardware, noise: float | None) -> None:

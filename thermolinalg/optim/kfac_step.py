@@ -138,6 +138,7 @@ class Step:
     ) -> tuple[Tree, KfacState]:
         """One step: measure, refresh, precondition, choose a length."""
         check_update("kfac", grads, params, batch, (path for site in self.sites for path in site.paths))
+        batch = as_batch(batch)
         count = state.count
         key, *keys = jax.random.split(jax.random.wrap_key_data(state.key), 5)
         healthy, grads = sound(grads, value)
@@ -145,10 +146,11 @@ class Step:
             grads = jax.tree.map(lambda g, p: g + jnp.asarray(self.l2, g.dtype) * p, grads, params)
         damping = damping_of(self.damping, state.damping, count)
 
-        averages, measured, blocks = self._measure(state, params, batch, factors, healthy, keys[0])
+        averages, measured = self._measure(state, params, batch, factors, healthy, keys[0])
         blocks, condition = self._refresh(
-            state, averages, blocks, damping + jnp.asarray(self.l2, damping.dtype), healthy, keys[1]
+            state, averages, damping + jnp.asarray(self.l2, damping.dtype), healthy, keys[1]
         )
+        blocks = self._observe(state, blocks, params, batch, measured, keys[0])
         matrices = self._matrices(grads)
         gradient = Gradient(matrices, lambda: self._gradient_rows(params, batch))
         found, solves, blocks = self.blocks.apply(gradient, blocks, keys[2])
@@ -195,21 +197,17 @@ class Step:
         given: dict[str, Pair] | None,
         healthy: jax.Array,
         key: jax.Array,
-    ) -> tuple[dict[str, Pair], jax.Array, State]:
-        """Running means of the factors, the number of measurements, and blocks that saw the rows."""
-        task, layout = self.task, self.task.layout
-        inputs, targets = as_batch(batch)
+    ) -> tuple[dict[str, Pair], jax.Array]:
+        """Running means of the factors, and the number of measurements."""
 
-        def look() -> tuple[dict[str, Pair], jax.Array, State]:
-            outputs = task.outputs(params, inputs)
-            columns = self.fisher(task.loss, outputs, targets, key)
-            new = given if given is not None else measure_factors(task.model, params, inputs, columns, layout)
+        def look() -> tuple[dict[str, Pair], jax.Array]:
+            new = given
+            if new is None:
+                columns = self._columns(params, batch, key)
+                new = measure_factors(self.task.model, params, batch[0], columns, self.task.layout)
             usable = healthy & finite(new)
             number = state.measured + 1
-            # The first measurements count alike: a running mean from zero would be biased towards it.
-            dtype = state.damping.dtype
-            decay = jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(at(self.decay, state.count), dtype))
-            decay = jnp.where(usable, decay, jnp.ones_like(decay))
+            decay = jnp.where(usable, self._decay(state, number), 1)
             mean = jax.tree.map(
                 lambda old, fresh: (
                     decay.astype(old.dtype) * old
@@ -217,27 +215,45 @@ class Step:
                 ),
                 *(state.factors, new),
             )
-            seen = self.blocks.observe(
-                lambda: measure_rows(task.model, params, inputs, columns, layout), decay, state.blocks
-            )
-            return mean, jnp.where(usable, number, state.measured), seen
+            return mean, jnp.where(usable, number, state.measured)
 
+        return self._when_due(state, look, (state.factors, state.measured))
+
+    def _observe(
+        self, state: KfacState, blocks: State, params: Tree, batch: Any, measured: jax.Array, key: jax.Array
+    ) -> State:
+        """Show blocks the rows behind a measurement, after a refresh, which may have changed what they look at."""
+
+        def look() -> State:
+            rows = lambda: measure_rows(  # noqa: E731
+                self.task.model, params, batch[0], self._columns(params, batch, key), self.task.layout
+            )
+            decay = jnp.where(measured > state.measured, self._decay(state, measured), 1)
+            return self.blocks.observe(rows, decay, blocks)
+
+        return self._when_due(state, look, blocks)
+
+    def _columns(self, params: Tree, batch: Any, key: jax.Array) -> jax.Array:
+        inputs, targets = batch
+        return self.fisher(self.task.loss, self.task.outputs(params, inputs), targets, key)
+
+    def _decay(self, state: KfacState, number: jax.Array) -> jax.Array:
+        """The first measurements count alike: a running mean from zero would be biased towards it."""
+        dtype = state.damping.dtype
+        return jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(at(self.decay, state.count), dtype))
+
+    def _when_due(self, state: KfacState, look: Callable[[], Any], otherwise: Any) -> Any:
+        """What a measurement finds, in the steps that have one."""
         if self.factor_period == 1:
             # No branch: the compiler then shares the forward pass with that of the gradient.
             return look()
-        due = state.count % self.factor_period == 0
-        return jax.lax.cond(due, look, lambda: (state.factors, state.measured, state.blocks))
+        return jax.lax.cond(state.count % self.factor_period == 0, look, lambda: otherwise)
 
     def _refresh(
-        self,
-        state: KfacState,
-        factors: dict[str, Pair],
-        blocks: State,
-        damping: jax.Array,
-        healthy: jax.Array,
-        key: jax.Array,
+        self, state: KfacState, factors: dict[str, Pair], damping: jax.Array, healthy: jax.Array, key: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
         """Prepare the solvers of all blocks, and bound the conditions of what they were given."""
+        blocks = state.blocks
 
         def prepare() -> tuple[State, dict[str, jax.Array]]:
             ready = self.blocks.prepare(factors, damping, blocks, key)
