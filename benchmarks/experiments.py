@@ -76,9 +76,11 @@ def natural_adam(
     return Method(f"η = {rate:g}, β = {decays[0]:g} and {decays[1]:g}, λ = {damping:g}", build)
 
 
-def adam(rate: float) -> Method:
-    """Adam with its usual decays."""
-    return Method(f"η = {rate:g}, β = 0.9 and 0.999", lambda task: optax.adam(rate))
+def adam(rate: float, *, falling: bool = False) -> Method:
+    """Adam with its usual decays; its rate falls to zero or stays."""
+    schedule = optax.cosine_decay_schedule(rate, STEPS) if falling else rate
+    words = f"η from {rate:g} to 0" if falling else f"η = {rate:g}"
+    return Method(f"{words}, β = 0.9 and 0.999", lambda task: optax.adam(schedule))
 
 
 # Runs and what is kept of them.
@@ -173,6 +175,7 @@ def headline(smoke: bool) -> dict[str, Any]:
     methods = {
         "Adam, as published": adam(1e-3),
         "Adam, tuned": adam(2e-2),
+        "Adam, tuned, falling rate": adam(2e-2, falling=True),
         "SGD, tuned": Method("η = 0.1, momentum 0.9", lambda task: optax.sgd(0.1, 0.9)),
         "NGD, as TNGD": natural(0.01),
         "TNGD, as published": published(50.0),
@@ -185,7 +188,7 @@ def headline(smoke: bool) -> dict[str, Any]:
             lambda task: kfac(task, 0.1, damping=0.03, momentum=0.9, limit=KLClip(1e-3)),
         ),
     }
-    return images("Images: who wins?", _some(methods, smoke, 2), smoke)
+    return images("Images: who wins?", _some(methods, smoke, 3), smoke)
 
 
 def time(smoke: bool) -> dict[str, Any]:

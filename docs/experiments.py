@@ -24,7 +24,7 @@ TEMPLATE, PAGE, IMAGES = HERE / "experiments.md.in", HERE / "pages" / "experimen
 NUMBERS = HERE / "experiments"
 MARK = re.compile(r"\{\{ (table|figure|facts|value) (\w+)(?: (.+?))? \}\}")
 REACHED = 0.9
-COLORS = ("#d94801", "#2171b5", "#238b45", "#6a51a3", "#636363", "#08519c", "#a50f15", "#006d2c", "#8c6d31", "#000000")
+COLORS = ("#d94801", "#2171b5", "#238b45", "#6a51a3", "#000000", "#e7298a", "#a6761d", "#17becf", "#969696", "#7fbc41")
 CURVES = {
     "headline": ("step", "wall_seconds", "device_seconds"),
     "time": ("step",),
@@ -119,22 +119,20 @@ def page() -> str:
 
 
 def draw(name: str) -> None:
-    """Losses of one part: training above, test below; bands go from the lowest to the highest seed."""
+    """Losses of one part, training and test; bands go from the lowest to the highest seed."""
     from matplotlib.figure import Figure
 
     across = CURVES[name]
-    figure = Figure(figsize=(4.8 * len(across), 7), layout="constrained")
-    grid = figure.subplots(2, len(across), squeeze=False)
-    for row, (column, label) in zip(grid, (("train_loss", "training loss"), ("test_loss", "test loss")), strict=True):
-        for axes, quantity in zip(row, across, strict=True):
-            _curves(axes, name, quantity, column)
-            axes.set(xlabel=UNITS[quantity], ylabel=label, yscale="log")
+    figure = Figure(figsize=(9.6, 0.8 + 3.2 * len(across)), layout="constrained")
+    grid = figure.subplots(len(across), 2, squeeze=False)
+    for row, quantity in zip(grid, across, strict=True):
+        for axes, kind in zip(row, ("training", "test"), strict=True):
+            _curves(axes, name, quantity, f"{kind.removesuffix('ing')}_loss")
+            axes.set(xlabel=UNITS[quantity], ylabel=f"{kind} loss", yscale="log")
             finish(axes, "")
             axes.get_legend().remove()
     lines, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        lines, labels, loc="outside lower center", ncols=min(2 * len(across), 4), fontsize="small", frameon=False
-    )
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     figure.savefig(IMAGES / f"experiments-{name}.png", dpi=110)
 
 

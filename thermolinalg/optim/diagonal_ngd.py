@@ -63,8 +63,8 @@ def diagonal_ngd(
 
     Notes
     -----
-    Gradients of single examples of these parameters are held for one batch: meant for few of them, such as gains and
-    embeddings of positions. What couples coordinates is lost.
+    One backward pass for each example and column, one after another: meant for few parameters, such as gains. What
+    couples coordinates is lost.
 
     Examples
     --------
@@ -94,7 +94,9 @@ def diagonal_ngd(
                 "diagonal_ngd needs parameters and batch: update(grads, state, params, batch=(inputs, targets))"
             )
         key, drawing = jax.random.split(jax.random.wrap_key_data(state.key))
-        new = squared_columns(task, whole, batch, fisher, drawing, params)
+        inputs, targets = as_batch(batch)
+        columns = fisher(task.loss, task.outputs(whole, inputs), targets, drawing)
+        new = squared_columns(task, whole, inputs, columns, params)
         usable = finite((new, grads))
         number = state.measured + 1
         start = jnp.minimum(1 - 1 / number.astype(jnp.float32), jnp.asarray(at(decay, state.measured), jnp.float32))
@@ -118,24 +120,23 @@ def diagonal_ngd(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def squared_columns(
-    task: Task, params: Any, batch: Any, fisher: Callable[..., jax.Array], key: jax.Array, only: Any
-) -> Any:
-    """The diagonal of the curvature of one batch, for the leaves of `only`, a tree with some leaves of `params`."""
-    inputs, targets = as_batch(batch)
+def squared_columns(task: Task, params: Any, inputs: Any, columns: jax.Array, only: Any) -> Any:
+    """The diagonal of the curvature that output columns make, for the leaves of `only`, a tree with some of `params`.
+
+    One example after another, so that gradients of one example are all that is held.
+    """
     n = examples_in(inputs)
-    columns = fisher(task.loss, task.outputs(params, inputs), targets, key)
     chosen = {keystr(path): leaf for path, leaf in tree_flatten_with_path(only)[0]}
 
     def with_leaves(leaves: dict[str, jax.Array]) -> Any:
         return tree_map_with_path(lambda path, leaf: leaves.get(keystr(path), leaf), params)
 
-    def example(x: Any, columns: jax.Array) -> dict[str, jax.Array]:
-        one = jax.tree.map(lambda leaf: leaf[None], x)
-        _, pull = jax.vjp(lambda leaves: task.outputs(with_leaves(leaves), one)[0], chosen)
-        each = jax.vmap(lambda column: pull(column)[0])(columns)
-        return {path: jnp.sum(leaf.astype(wide(leaf.dtype)) ** 2, 0) for path, leaf in each.items()}
+    def add(total: dict[str, jax.Array], example: tuple[Any, jax.Array]) -> tuple[dict[str, jax.Array], None]:
+        one, own = jax.tree.map(lambda leaf: leaf[None], example[0]), example[1][:, None]
+        _, pull = jax.vjp(lambda leaves: task.outputs(with_leaves(leaves), one), chosen)
+        each = jax.vmap(lambda column: pull(column)[0])(own)
+        return {path: sums + jnp.sum(each[path].astype(sums.dtype) ** 2, 0) for path, sums in total.items()}, None
 
-    found = jax.vmap(example, in_axes=(0, 1))(inputs, columns)
-    means = {path: jnp.sum(leaf, 0) / n for path, leaf in found.items()}
-    return tree_map_with_path(lambda path, leaf: means[keystr(path)], only)
+    zero = {path: jnp.zeros(leaf.shape, wide(leaf.dtype)) for path, leaf in chosen.items()}
+    total, _ = jax.lax.scan(add, zero, (inputs, jnp.moveaxis(columns, 1, 0)))
+    return tree_map_with_path(lambda path, leaf: total[keystr(path)] / n, only)

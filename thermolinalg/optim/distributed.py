@@ -131,5 +131,10 @@ def _sum(leaf: jax.Array, axis: str) -> jax.Array:
 
 
 def _over_mesh(function: Callable[..., State], mesh: Mesh) -> Callable[..., State]:
+    """Run on every device with everything replicated; what the devices make in turn is not to be checked for that."""
     everywhere = PartitionSpec()
-    return jax.shard_map(function, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+    if hasattr(jax, "shard_map"):
+        return jax.shard_map(function, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+    from jax.experimental.shard_map import shard_map  # where it was up to JAX 0.6.0
+
+    return shard_map(function, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_rep=False)

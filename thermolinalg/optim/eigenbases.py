@@ -66,8 +66,8 @@ class CorrectedEigenbases(Eigenbases):
     Notes
     -----
     The best diagonal in that basis, in the Frobenius norm. A refresh begins with that of
-    :class:`Eigenbases`; from there it moves towards the measured one with the running mean of the factors. Every weight must
-    be used once per example (no positions, no sharing); a model with others is refused.
+    :class:`Eigenbases`; from there it moves towards the measured one with the running mean of the factors. Every weight
+    must be used once per example (no positions, no sharing); a model with others is refused.
 
     References
     ----------

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from thermolinalg.optim.blocks import from_blocks, to_blocks
 from thermolinalg.optim.conjugate import cg
+from thermolinalg.optim.diagonal_ngd import squared_columns
 from thermolinalg.optim.factors import factors
 from thermolinalg.optim.fisher import exact
 from thermolinalg.optim.kronecker import BlockSolver, Factored, Gradient
@@ -96,19 +97,9 @@ def diagonal(problem: Problem) -> Callable[[Tree], Tree]:
     >>> Iterative(precondition=diagonal).precondition is diagonal
     True
     """
-    task, (inputs, _), rows = problem.task, problem.batch, problem.rows()
-    columns = jnp.moveaxis(rows.columns(), 1, 0)
-
-    def one(total: Tree, example: tuple[Tree, jax.Array]) -> tuple[Tree, None]:
-        x, own = jax.tree.map(lambda leaf: leaf[None], example[0]), example[1][:, None]
-        _, pull = jax.vjp(lambda p: task.outputs(p, x), problem.params)
-        (each,) = jax.vmap(pull)(own)
-        squares = jax.tree.map(lambda leaf: jnp.sum(leaf.astype(problem.dtype) ** 2, 0), each)
-        return add(total, squares), None
-
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, problem.dtype), problem.params)
-    total, _ = jax.lax.scan(one, zero, (inputs, columns))
-    whole = jax.tree.map(lambda leaf: leaf / len(columns) + problem.damping.astype(leaf.dtype), total)
+    params = widened(problem.params, problem.dtype)
+    found = squared_columns(problem.task, problem.params, problem.batch[0], problem.rows().columns(), problem.params)
+    whole = jax.tree.map(lambda d, p: d.astype(p.dtype) + problem.damping.astype(p.dtype), found, params)
     return lambda r: jax.tree.map(jnp.divide, r, whole)
 
 
