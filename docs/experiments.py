@@ -2,7 +2,7 @@
 
 The numbers are made by ``python benchmarks/experiments.py --only PART --json docs/experiments/PART.json``. Lines of the
 template such as ``{{ table time }}`` and ``{{ figure time What it shows }}`` stand for the table and the figure of a
-part, and ``{{ best test_loss headline }}`` for the name of the run that ends best.
+part, ``{{ facts time }}`` for its sizes, and ``{{ value time test_loss 3 t = 50 }}`` for one number.
 """
 
 import json
@@ -24,7 +24,10 @@ TEMPLATE, PAGE, IMAGES = HERE / "experiments.md.in", HERE / "pages" / "experimen
 NUMBERS = HERE / "experiments"
 MARK = re.compile(r"\{\{ (table|figure|facts|value) (\w+)(?: (.+?))? \}\}")
 REACHED = 0.9
-COLORS = ("#d94801", "#2171b5", "#238b45", "#6a51a3", "#000000", "#e7298a", "#a6761d", "#17becf", "#969696", "#7fbc41")
+COLORS = (
+    *("#d94801", "#2171b5", "#238b45", "#6a51a3", "#000000", "#e7298a"),
+    *("#a6761d", "#17becf", "#969696", "#7fbc41", "#fdae61"),
+)
 CURVES = {
     "headline": ("step", "wall_seconds", "device_seconds"),
     "time": ("step",),
@@ -98,9 +101,12 @@ def facts(name: str) -> str:
 
 
 def value(name: str, rest: str) -> str:
-    """One number: ``value headline train_loss 4 NGD, tuned``."""
+    """One number, at the end or after some steps: ``value headline train_loss 4 NGD, tuned @ 31``."""
     column, digits, label = rest.split(" ", 2)
-    return f"{np.mean(ends(part(name)['runs'][label], column)):.{digits}f}"
+    label, _, step = label.partition(" @ ")
+    run = part(name)["runs"][label]
+    place = run["step"][0].index(float(step)) if step else -1
+    return f"{np.mean(curves(run, column)[:, place]):.{digits}f}"
 
 
 def page() -> str:
