@@ -86,7 +86,8 @@ def table(name: str) -> str:
         cells += [spread(ends(run, column), 3) for column in ("train_loss", "test_loss")]
         cells += [] if text else [steps_to(run)]
         cells += [spread(ends(run, "test_score"), 3)]
-        cells += [f"{1e3 * np.mean(ends(run, 'wall_seconds')) / found['steps']:.3g}"]
+        wall = 1e3 * np.mean(ends(run, "wall_seconds")) / found["steps"]
+        cells += [f"{wall:,.0f}" if wall > 100 else f"{wall:.3g}"]
         lines.append("| " + " | ".join([*cells, f"{device:.3g}" if device else "-"]) + " |")
     return "\n".join(lines)
 
