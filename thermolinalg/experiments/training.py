@@ -94,7 +94,8 @@ def train(
     >>> from thermolinalg.experiments import datasets, models, problem
     >>> from thermolinalg.optim.losses import SquaredError
     >>> x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
-    >>> line = datasets.Dataset("line", Examples(x, 2 * x), Examples(x, 2 * x), "made up")
+    >>> pairs = datasets.Examples(x, 2 * x)
+    >>> line = datasets.Dataset("line", pairs, pairs, "made up")
     >>> start = models.init_mlp(jax.random.key(0), (1, 1))
     >>> fit = problem.Problem(models.mlp, SquaredError(), start, line, lambda y, t: abs(y - t)[:, 0], "error")
     >>> params, history = train(fit, lambda task: optax.sgd(0.5), Course(60, 16), key=jax.random.key(1))
