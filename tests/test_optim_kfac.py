@@ -210,13 +210,16 @@ def test_the_clip_bounds_the_divergence(classifier):
     grads = jax.grad(task.value)(params, batch)
     updates, state = optimizer.update(grads, optimizer.init(params), params, batch=batch)
     assert state.stats.scale < 1
-    ratio = inner(updates, updates) / inner(grads, grads)
-    assert ratio > 0
-    moved = optax.apply_updates(params, updates)
-    p, q = (jax.nn.log_softmax(network(x, batch[0])) for x in (params, moved))
-    divergence = jnp.mean(jnp.sum(jnp.exp(p) * (p - q), 1))
+
+    def divergence(updates):
+        moved = optax.apply_updates(params, updates)
+        p, q = (jax.nn.log_softmax(network(x, batch[0])) for x in (params, moved))
+        return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), 1))
+
     # <P, g> is P^T F P up to the damping, and the divergence half of that: of the order of the bound over two.
-    assert divergence < 1e-4
+    assert divergence(updates) < 1e-4
+    free = kfac(task, 0.5, damping=1e-3, fisher=exact, momentum=0.0)
+    assert divergence(free.update(grads, free.init(params), params, batch=batch)[0]) > 1e-4
 
 
 def test_a_gradient_that_is_not_finite_is_refused_and_counted(classifier):
@@ -354,3 +357,14 @@ def test_corrected_eigenbases_see_rows_in_their_present_bases(classifier):
         turned = jnp.einsum("ip,ncij,jq->ncpq", basis.p, each, basis.q)
         np.testing.assert_allclose(basis.curvature, jnp.sum(turned**2, (0, 1)) / len(a), rtol=1e-8, atol=1e-12)
         assert float(jnp.linalg.norm(basis.curvature - plain.blocks[path].curvature)) > 1e-3
+
+
+def test_rows_that_are_not_finite_do_not_stay_in_corrected_eigenbases(classifier):
+    task, params, (x, labels) = classifier
+    optimizer = kfac(task, 0.2, damping=0.1, fisher=exact, blocks=CorrectedEigenbases())
+    grads = jax.grad(task.value)(params, (x, labels))
+    state = optimizer.update(grads, optimizer.init(params), params, batch=(x, labels))[1]
+    nan = jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), grads)
+    after = optimizer.update(nan, state, params, batch=(jnp.full_like(x, jnp.nan), labels))[1]
+    for path, basis in state.blocks.items():
+        np.testing.assert_array_equal(after.blocks[path].curvature, basis.curvature)

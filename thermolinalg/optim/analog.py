@@ -15,6 +15,7 @@ from thermolinalg.cost import cost, cost_moments
 from thermolinalg.device import Device
 from thermolinalg.laws import Scalar
 from thermolinalg.operators import is_concrete
+from thermolinalg.optim.inverse_factor import product
 from thermolinalg.optim.iterative import WarmStart
 from thermolinalg.optim.runs import (
     Scaled,
@@ -32,7 +33,7 @@ from thermolinalg.optim.runs import (
     write,
     written_code,
 )
-from thermolinalg.optim.solvers import Info, blank, code_finite, product, unprepared, usable
+from thermolinalg.optim.solvers import Info, blank, code_finite, unprepared, usable
 from thermolinalg.plan import Plan
 from thermolinalg.ranges import check_fractions
 from thermolinalg.simulators import Law

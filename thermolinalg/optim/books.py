@@ -48,6 +48,11 @@ def chosen(which: jax.Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(which, a.astype(b.dtype), b), new, old)
 
 
+def decay_of(rule: Scheduled, number: jax.Array, count: jax.Array, dtype: Any) -> jax.Array:
+    """The decay of a running mean; the first measurements count alike, or it would be biased towards its start."""
+    return jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(at(rule, count), dtype))
+
+
 def known_zero(value: Any) -> bool:
     """Whether a number is zero, known before tracing."""
     return isinstance(value, int | float) and value == 0

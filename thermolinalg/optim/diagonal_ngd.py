@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
-from thermolinalg.optim.books import Scheduled, at, finite, numbers
+from thermolinalg.optim.books import Scheduled, at, decay_of, finite, numbers
 from thermolinalg.optim.fisher import monte_carlo
 from thermolinalg.optim.loss_base import wide
 from thermolinalg.optim.sites import examples_in
 from thermolinalg.optim.task import Task, as_batch
+from thermolinalg.optim.trees import mixed
 from thermolinalg.ranges import check_not_negative, check_positive
 
 
@@ -99,15 +100,8 @@ def diagonal_ngd(
         new = squared_columns(task, whole, inputs, columns, params)
         usable = finite((new, grads))
         number = state.measured + 1
-        start = jnp.minimum(1 - 1 / number.astype(jnp.float32), jnp.asarray(at(decay, state.measured), jnp.float32))
-        keep = jnp.where(usable, start, 1.0)
-        curvature = jax.tree.map(
-            lambda old, fresh: (
-                keep.astype(old.dtype) * old
-                + (1 - keep).astype(old.dtype) * jnp.where(usable, fresh, jnp.zeros_like(fresh)).astype(old.dtype)
-            ),
-            *(state.curvature, new),
-        )
+        keep = jnp.where(usable, decay_of(decay, number, state.measured, jnp.float32), 1)
+        curvature = mixed(keep, state.curvature, new)
         rate, shift = (jnp.asarray(at(value, state.measured), jnp.float32) for value in (learning_rate, damping))
 
         def step(g: jax.Array, d: jax.Array) -> jax.Array:

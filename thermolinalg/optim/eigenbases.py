@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from thermolinalg.optim.factors import Pair
 from thermolinalg.optim.kronecker import Blocks, Gradient, Rows, State, apply_each, member_keys, over_lead
 from thermolinalg.optim.solvers import Code, Info, report
+from thermolinalg.optim.trees import mixed
 
 
 class Basis(NamedTuple):
@@ -117,5 +118,4 @@ def _measured(basis: Basis, rows: tuple[jax.Array, jax.Array], decay: jax.Array)
         return (turned**2).T @ square / examples
 
     new = over_lead(moments, axes)((a, g), basis, jnp.zeros(basis.q.shape[:axes]))
-    decay = jnp.asarray(decay, new.dtype)
-    return basis._replace(curvature=decay * basis.curvature + (1 - decay) * new)
+    return basis._replace(curvature=mixed(jnp.asarray(decay), basis.curvature, new))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from thermolinalg.optim.solvers import product
+from thermolinalg.optim.inverse_factor import product
 from thermolinalg.ranges import check_fractions, check_whole
 
 Functions = Callable[[jax.Array], jax.Array]

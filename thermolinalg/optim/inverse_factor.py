@@ -7,6 +7,11 @@ from jax.scipy.linalg import solve_triangular
 _LEAF = 320
 
 
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """A product in the full precision of its dtype, on every machine."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
 def inverse_factor(matrix: jax.Array) -> jax.Array:
     r"""Return the inverse of the lower Cholesky factor.
 
@@ -44,9 +49,9 @@ def inverse_factor(matrix: jax.Array) -> jax.Array:
         return solve_triangular(jnp.linalg.cholesky(matrix), jnp.eye(size, dtype=matrix.dtype), lower=True)
     half = size // 2
     first = inverse_factor(matrix[:half, :half])
-    corner = _product(matrix[half:, :half], first.T)
-    second = inverse_factor(matrix[half:, half:] - _product(corner, corner.T))
-    below = -_product(second, _product(corner, first))
+    corner = product(matrix[half:, :half], first.T)
+    second = inverse_factor(matrix[half:, half:] - product(corner, corner.T))
+    below = -product(second, product(corner, first))
     return jnp.block([[first, jnp.zeros((half, size - half), matrix.dtype)], [below, second]])
 
 
@@ -74,13 +79,8 @@ def gram_of_triangle(lower: jax.Array) -> jax.Array:
     """
     size = len(lower)
     if size <= _LEAF:
-        return _product(lower.T, lower)
+        return product(lower.T, lower)
     half = size // 2
     first, below, second = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    side = _product(second.T, below)
-    return jnp.block([[gram_of_triangle(first) + _product(below.T, below), side.T], [side, gram_of_triangle(second)]])
-
-
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """A product in the full precision of its dtype, on every machine."""
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+    side = product(second.T, below)
+    return jnp.block([[gram_of_triangle(first) + product(below.T, below), side.T], [side, gram_of_triangle(second)]])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from thermolinalg.optim.conjugate import cg
+from thermolinalg.optim.inverse_factor import product
 from thermolinalg.optim.scales import bound_exponent
 from thermolinalg.optim.solvers import (
     Code,
@@ -17,7 +18,6 @@ from thermolinalg.optim.solvers import (
     blank,
     check_rhs,
     definiteness,
-    product,
     unprepared,
 )
 from thermolinalg.ranges import check_fractions, check_whole

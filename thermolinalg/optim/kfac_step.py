@@ -20,6 +20,7 @@ from thermolinalg.optim.books import (
     check_update,
     chosen,
     damping_of,
+    decay_of,
     finite,
     first_damping,
     judge,
@@ -36,7 +37,7 @@ from thermolinalg.optim.rows import gradient_rows
 from thermolinalg.optim.rows import rows as measure_rows
 from thermolinalg.optim.sites import Site
 from thermolinalg.optim.task import Task, as_batch
-from thermolinalg.optim.trees import statistics_dtype
+from thermolinalg.optim.trees import mixed, statistics_dtype
 from thermolinalg.optim.trust import LevenbergMarquardt, Limit, QuadraticModel, graft, inner, minimise_model
 from thermolinalg.ranges import check_not_negative, check_positive, check_whole
 
@@ -208,14 +209,7 @@ class Step:
             usable = healthy & finite(new)
             number = state.measured + 1
             decay = jnp.where(usable, self._decay(state, number), 1)
-            mean = jax.tree.map(
-                lambda old, fresh: (
-                    decay.astype(old.dtype) * old
-                    + (1 - decay).astype(old.dtype) * jnp.where(usable, fresh.astype(old.dtype), jnp.zeros_like(old))
-                ),
-                *(state.factors, new),
-            )
-            return mean, jnp.where(usable, number, state.measured)
+            return mixed(decay, state.factors, new), jnp.where(usable, number, state.measured)
 
         return self._when_due(state, look, (state.factors, state.measured))
 
@@ -238,9 +232,7 @@ class Step:
         return self.fisher(self.task.loss, self.task.outputs(params, inputs), targets, key)
 
     def _decay(self, state: KfacState, number: jax.Array) -> jax.Array:
-        """The first measurements count alike: a running mean from zero would be biased towards it."""
-        dtype = state.damping.dtype
-        return jnp.minimum(1 - 1 / number.astype(dtype), jnp.asarray(at(self.decay, state.count), dtype))
+        return decay_of(self.decay, number, state.count, state.damping.dtype)
 
     def _when_due(self, state: KfacState, look: Callable[[], Any], otherwise: Any) -> Any:
         """What a measurement finds, in the steps that have one."""

@@ -13,10 +13,10 @@ from thermolinalg.cost import cost
 from thermolinalg.device import READ, Device, refuse_dead
 from thermolinalg.ledger import Ledger, Parts
 from thermolinalg.optim.dual import remainder, row_matrix
+from thermolinalg.optim.inverse_factor import product
 from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.relaxation import RowSystem
 from thermolinalg.optim.runs import code_of
-from thermolinalg.optim.solvers import product
 from thermolinalg.optim.trees import like, widened
 from thermolinalg.plan import Plan
 from thermolinalg.power import conversion_joules

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from thermolinalg.laws import Scalar
 from thermolinalg.optim.gram_functions import Engine, engine_for
-from thermolinalg.optim.solvers import product
+from thermolinalg.optim.inverse_factor import product
 from thermolinalg.optim.spectral_filters import Filter, decay, gain, spread
 from thermolinalg.optim.trust import inner
 from thermolinalg.ranges import check_not_negative, check_positive

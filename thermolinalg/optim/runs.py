@@ -14,6 +14,7 @@ from thermolinalg.device import Device, Program
 from thermolinalg.laws import Scalar
 from thermolinalg.ledger import Ledger
 from thermolinalg.operators import is_concrete
+from thermolinalg.optim.inverse_factor import product
 from thermolinalg.optim.scales import bound_exponent, column_exponents
 from thermolinalg.optim.solvers import (
     Code,
@@ -21,7 +22,6 @@ from thermolinalg.optim.solvers import (
     add_damping,
     check_rhs,
     code_finite,
-    product,
     relative_residual,
     report,
     working,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
-from thermolinalg.optim.inverse_factor import gram_of_triangle, inverse_factor
+from thermolinalg.optim.inverse_factor import gram_of_triangle, inverse_factor, product
 from thermolinalg.ranges import check_positive
 
 State = Any
@@ -291,11 +291,6 @@ def working(x: Any) -> jax.Array:
     """An array in at least single precision."""
     x = jnp.asarray(x)
     return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
-
-
-def product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """A product in the full precision of its dtype, on every machine."""
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def add_damping(matrix: jax.Array, damping: Any) -> jax.Array:

@@ -34,3 +34,13 @@ def add(x: Tree, y: Tree) -> Tree:
 def scaled(factor: jax.Array, x: Tree) -> Tree:
     """A tree times a number."""
     return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, x)
+
+
+def mixed(keep: jax.Array, old: Tree, new: Tree) -> Tree:
+    """A running mean: this share of the old tree, the rest of the new one, which is not looked at where all is kept."""
+
+    def one(a: jax.Array, b: jax.Array) -> jax.Array:
+        share = keep.astype(a.dtype)
+        return share * a + (1 - share) * jnp.where(keep < 1, b.astype(a.dtype), jnp.zeros_like(a))
+
+    return jax.tree.map(one, old, new)
