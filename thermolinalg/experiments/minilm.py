@@ -62,9 +62,10 @@ def folder_of_model() -> Path:
 
 def load_tokenizer() -> Any:
     """Return the tokenizer, which neither cuts nor pads before it is told to."""
+    folder = folder_of_model()
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder_of_model() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     # The file says: always 128.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -81,9 +82,10 @@ def load_params() -> Params:
         weights ``w`` (6, in, out) and biases ``b`` (6, out) of ``query``, ``key``, ``value``, ``output``, ``up`` and
         ``down``, and two norms. The pooling layer, which no hidden state depends on, is left out.
     """
+    folder = folder_of_model()
     from safetensors.numpy import load_file
 
-    raw = load_file(str(folder_of_model() / "model.safetensors"))
+    raw = load_file(str(folder / "model.safetensors"))
     count = 1 + max(int(name.split(".")[2]) for name in raw if name.startswith("encoder.layer."))
 
     def stacked(name: str) -> jax.Array:
