@@ -304,6 +304,25 @@ def test_parameters_of_no_layer_go_where_they_are_sent():
     assert float(jnp.linalg.norm(updates["w"] + 0.05 * grads["w"])) > 1e-3
 
 
+@pytest.mark.parametrize("broken", ["gradient", "factors"])
+def test_a_refused_first_step_is_made_up_for_by_the_next(classifier, broken):
+    task, params, batch = classifier
+    optimizer = kfac(task, 0.2, damping=0.01, fisher=exact, factor_period=3, inverse_period=5)
+    start, grads = optimizer.init(params), jax.grad(task.value)(params, batch)
+    bad = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), {"gradient": grads, "factors": start.factors}[broken])
+    if broken == "gradient":
+        updates, after = optimizer.update(bad, start, params, batch=batch)
+    else:
+        updates, after = optimizer.update(grads, start, params, batch=batch, factors=bad)
+    assert (after.stats.rejected, after.measured, after.accepted) == (1, 0, 0)
+    assert not any(np.any(u) for u in jax.tree.leaves(updates))
+    resumed, state = optimizer.update(grads, after, params, batch=batch)
+    assert (state.stats.rejected, state.measured, state.stats.fallbacks) == (1, 1, 0)
+    expected = optimizer.update(grads, start, params, batch=batch)[0]
+    for x, y in zip(jax.tree.leaves(resumed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
 def test_bad_input_is_refused_by_name(classifier, regression):
     task, params, batch = classifier
     optimizer = kfac(task, 0.1, damping=0.1)

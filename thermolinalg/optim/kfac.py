@@ -89,9 +89,11 @@ def kfac(
 
     Notes
     -----
-    A step whose gradient or loss is not finite is refused and counted: parameters, factors and momentum stay. A block
-    whose solver fails or points uphill goes along the plain gradient, with the length of its last good direction, and
-    is counted as well. With ``factor_period=1`` the compiler shares the forward pass with the gradient's.
+    A step whose gradient or loss is not finite is refused and counted: parameters, factors and momentum stay, and what
+    was due in it, a measurement or a refresh, is due in the next. Factors that are not finite are left out of the
+    running means; while there are no others, steps are refused. A block whose solver fails or points uphill goes along
+    the plain gradient, with the length of its last good direction, and is counted as well. With ``factor_period=1`` the
+    compiler shares the forward pass with the gradient's.
 
     ``optax.MultiSteps`` hands on the batch of the last micro-step only: average factors over micro-batches and pass
     them as ``factors``.

@@ -27,7 +27,7 @@ class KfacStats(NamedTuple):
     condition : dict of arrays ()
         Upper bounds of the condition numbers of damped blocks, at the last refresh.
     rejected : array (), int
-        Steps so far that were refused because loss or gradient were not finite.
+        Steps so far that were refused because loss, gradient, or all factors so far were not finite.
     fallbacks : array (), int
         Blocks so far that went along the plain gradient, because their solver failed or pointed uphill.
     seconds, joules : arrays ()
@@ -63,3 +63,8 @@ class KfacState(NamedTuple):
     rest: Any
     graft: Any
     stats: KfacStats
+
+    @property
+    def accepted(self) -> jax.Array:
+        """Steps that were not refused: what periods count by, so that a refused step is made up for by the next."""
+        return self.count - self.stats.rejected

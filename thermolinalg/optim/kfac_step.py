@@ -148,6 +148,8 @@ class Step:
         damping = damping_of(self.damping, state.damping, count)
 
         averages, measured = self._measure(state, params, batch, factors, healthy, keys[0])
+        # Without any curvature yet, all that is left of a block is its damping, and its step would be enormous.
+        healthy = healthy & (measured > 0)
         blocks, condition = self._refresh(
             state, averages, damping + jnp.asarray(self.l2, damping.dtype), healthy, keys[1]
         )
@@ -166,11 +168,11 @@ class Step:
         if not known_zero(self.weight_decay):
             shrink = taken.rate * jnp.asarray(at(self.weight_decay, count), damping.dtype)
             step = jax.tree.map(lambda s, p: s - shrink.astype(p.dtype) * p, step, params)
-        known, since = Look(damping, state.stats.ratio, state.stats.predicted), count - self.burn_in
+        known, since = Look(damping, state.stats.ratio, state.stats.predicted), state.accepted - self.burn_in
         move = Move(params, batch, grads, step)
         seen = judge(self.damping, self.task, move, self.l2, known, since)
 
-        going = healthy & (count >= self.burn_in)
+        going = healthy & (since >= 0)
         updates, rest = self._rest(step, grads, state.rest, params, batch, healthy, extra)
         updates = jax.tree.map(lambda u, g: jnp.where(going, u, jnp.zeros_like(u)).astype(g.dtype), updates, grads)
         stats = state.stats
@@ -239,7 +241,7 @@ class Step:
         if self.factor_period == 1:
             # No branch: the compiler then shares the forward pass with that of the gradient.
             return look()
-        return jax.lax.cond(state.count % self.factor_period == 0, look, lambda: otherwise)
+        return jax.lax.cond(state.accepted % self.factor_period == 0, look, lambda: otherwise)
 
     def _refresh(
         self, state: KfacState, factors: dict[str, Pair], damping: jax.Array, healthy: jax.Array, key: jax.Array
@@ -252,7 +254,7 @@ class Step:
             bounds = {path: condition_bound(pair, damping) for path, pair in factors.items()}
             return jax.tree.map(lambda new, old: new.astype(old.dtype), ready, blocks), bounds
 
-        since = state.count - self.burn_in
+        since = state.accepted - self.burn_in
         due = (since >= 0) & (since % self.inverse_period == 0) & healthy
         return jax.lax.cond(due, prepare, lambda: (blocks, state.stats.condition))
 
