@@ -119,7 +119,15 @@ def test_engines_agree_on_many_rows():
     found = KrylovSpace(1e-11, 140).apply(gram, c, function, shift)
     assert relative(found.values[0], np.asarray(exact)) < 1e-8
     assert float(found.error) <= 1e-11
-    assert 5 < int(found.steps) < 140
+    # More than there is room for at first.
+    assert 48 < int(found.steps) < 140
+    again = KrylovSpace(1e-11, int(found.steps)).apply(gram, c, function, shift)
+    np.testing.assert_array_equal(again.steps, found.steps)
+    np.testing.assert_allclose(again.values, found.values, rtol=1e-9)
+    # A large shift, that of a short time, needs less, and the same numbers come from either room.
+    early = [KrylovSpace(1e-11, most).apply(gram, c[:, :1], function, jnp.asarray(100.0)) for most in (48, 140)]
+    assert int(early[0].steps) == int(early[1].steps) < 48
+    np.testing.assert_allclose(early[0].values, early[1].values, rtol=1e-12)
     # Stopped early, the bound says so, and holds: of both columns, over the largest gain of each.
     crude = KrylovSpace(1e-11, 12).apply(gram, c, function, shift)
     most = (1 - np.exp(-lam * t)) / lam * np.linalg.norm(c[:, 0]) + t * np.linalg.norm(c[:, 1])

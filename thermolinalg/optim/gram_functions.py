@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import e
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from thermolinalg.ranges import check_fractions, check_whole
 
 Functions = Callable[[jax.Array], jax.Array]
 """From eigenvalues (m,) to values (p, k, m): p sums over functions of k vectors."""
+
+_FEW = 48
 
 
 class Applied(NamedTuple):
@@ -93,18 +95,16 @@ class KrylovSpace:
 
     def apply(self, matrix: jax.Array, columns: jax.Array, function: Functions, shift: jax.Array) -> Applied:
         """Build bases, apply the functions to the projections, and add up."""
-        most = min(self.max_steps, len(matrix))
-        found = _lanczos(matrix, columns.T, shift, self.tolerance(matrix.dtype) / e, most)
-        side = jax.vmap(lambda entries: jnp.diag(entries[:-1], 1))(found.offdiagonal)
-        projected = jax.vmap(jnp.diag)(found.diagonal) + side + jnp.swapaxes(side, 1, 2)
-        nodes, vectors = jnp.linalg.eigh(projected)
-        # Padding is a block of zeros that nothing couples to the first vector.
-        values = jnp.stack([function(jnp.maximum(nodes[k], 0))[:, k] for k in range(len(nodes))])
-        first = vectors[:, 0] * found.norms[:, None]
-        exact = jax.lax.Precision.HIGHEST
-        weights = jnp.einsum("kji,kpi->pkj", vectors, values * first[:, None], precision=exact)
-        total = jnp.einsum("pkj,kjr->pr", weights, found.basis, precision=exact)
-        return Applied(total, (e * jnp.max(found.residual)).astype(jnp.float32), found.steps)
+        rtol, most = self.tolerance(matrix.dtype) / e, min(self.max_steps, len(matrix))
+        found = _extended(_started(columns.T, min(_FEW, most)), matrix, shift, rtol)
+        if most <= _FEW:
+            return _applied(found, function)
+        # Room for more is paid in every step, and by the eigenvectors of the projection.
+        return jax.lax.cond(
+            jnp.all(found.residual <= rtol),
+            lambda: _applied(found, function),
+            lambda: _applied(_extended(_roomier(found, most), matrix, shift, rtol), function),
+        )
 
 
 def engine_for(rows: int) -> Engine:
@@ -113,53 +113,83 @@ def engine_for(rows: int) -> Engine:
 
 
 class _Lanczos(NamedTuple):
-    """Tables (k, m), bases (k, m, r), lengths and residuals (k,), and the number of steps."""
+    """Where the process stands for k vectors of r numbers, with room for m steps."""
 
+    steps: jax.Array
+    ahead: jax.Array
+    previous: jax.Array
+    beta: jax.Array
+    pivot: jax.Array
     diagonal: jax.Array
     offdiagonal: jax.Array
     basis: jax.Array
-    norms: jax.Array
     residual: jax.Array
-    steps: jax.Array
+    scale: jax.Array
+    norms: jax.Array
 
 
-def _lanczos(matrix: jax.Array, start: jax.Array, shift: jax.Array, rtol: float, most: int) -> _Lanczos:
-    """Run the Lanczos process on k vectors (k, r) at once."""
+def _started(start: jax.Array, room: int) -> _Lanczos:
+    """Nothing done yet for vectors (k, r)."""
     k, r = start.shape
-    dtype = matrix.dtype
     norms = jnp.linalg.norm(start, axis=1)
-    table, nothing = jnp.zeros((k, most), dtype), jnp.zeros(k, dtype)
-    begin = (
+    table, nothing = jnp.zeros((k, room), start.dtype), jnp.zeros(k, start.dtype)
+    return _Lanczos(
         *(jnp.zeros((), jnp.int32), start * _reciprocal(norms)[:, None], jnp.zeros_like(start), nothing),
-        *(jnp.ones(k, dtype), table, table, jnp.zeros((k, most, r), dtype), (norms > 0).astype(dtype), nothing),
+        *(jnp.ones(k, start.dtype), table, table, jnp.zeros((k, room, r), start.dtype)),
+        *((norms > 0).astype(start.dtype), nothing, norms),
     )
 
-    def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
-        return (carry[0] < most) & jnp.any(carry[8] > rtol)
 
-    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        j, q, previous, beta, pivot, diagonal, offdiagonal, basis, residual, scale = carry
-        basis = jax.lax.dynamic_update_slice_in_dim(basis, q[:, None], j, 1)
+def _roomier(at: _Lanczos, room: int) -> _Lanczos:
+    """The same, with room for more steps."""
+    more = [(0, 0), (0, room - at.diagonal.shape[1])]
+    tables = {name: jnp.pad(getattr(at, name), more) for name in ("diagonal", "offdiagonal")}
+    return at._replace(**tables, basis=jnp.pad(at.basis, [*more, (0, 0)]))
+
+
+def _extended(at: _Lanczos, matrix: jax.Array, shift: jax.Array, rtol: float) -> _Lanczos:
+    """Go on until all residuals are small, or there is no more room."""
+    room, eps = at.diagonal.shape[1], jnp.finfo(matrix.dtype).eps
+
+    def unfinished(at: _Lanczos) -> jax.Array:
+        return (at.steps < room) & jnp.any(at.residual > rtol)
+
+    def step(at: _Lanczos) -> _Lanczos:
+        j, q, beta = at.steps, at.ahead, at.beta
+        basis = jax.lax.dynamic_update_slice_in_dim(at.basis, q[:, None], j, 1)
         w = product(q, matrix)
         alpha = jnp.sum(q * w, 1)
-        w = w - alpha[:, None] * q - beta[:, None] * previous
+        w = w - alpha[:, None] * q - beta[:, None] * at.previous
         inside = jnp.einsum("kmr,kr->km", basis, w, precision=jax.lax.Precision.HIGHEST)
         w = w - jnp.einsum("kmr,km->kr", basis, inside, precision=jax.lax.Precision.HIGHEST)
         following = jnp.linalg.norm(w, axis=1)
-        scale = jnp.maximum(scale, jnp.abs(alpha) + following)
-        following = jnp.where(following > 10 * jnp.finfo(dtype).eps * scale, following, 0)
-        pivot = alpha + shift - jnp.where(j == 0, 0, beta**2 / pivot)
+        scale = jnp.maximum(at.scale, jnp.abs(alpha) + following)
+        following = jnp.where(following > 10 * eps * scale, following, 0)
+        pivot = alpha + shift - jnp.where(j == 0, 0, beta**2 / at.pivot)
         pivot = jnp.where(pivot == 0, 1, pivot)
-        residual = residual * following / jnp.abs(pivot)
-        diagonal = jax.lax.dynamic_update_slice_in_dim(diagonal, alpha[:, None], j, 1)
-        offdiagonal = jax.lax.dynamic_update_slice_in_dim(offdiagonal, following[:, None], j, 1)
-        ahead = w * _reciprocal(following)[:, None]
-        return j + 1, ahead, q, following, pivot, diagonal, offdiagonal, basis, residual, scale
+        return _Lanczos(
+            *(j + 1, w * _reciprocal(following)[:, None], q, following, pivot),
+            jax.lax.dynamic_update_slice_in_dim(at.diagonal, alpha[:, None], j, 1),
+            jax.lax.dynamic_update_slice_in_dim(at.offdiagonal, following[:, None], j, 1),
+            *(basis, at.residual * following / jnp.abs(pivot), scale, at.norms),
+        )
 
-    steps, _, _, _, _, diagonal, offdiagonal, basis, residual, _ = jax.lax.while_loop(unfinished, step, begin)
+    return jax.lax.while_loop(unfinished, step, at)
+
+
+def _applied(found: _Lanczos, function: Functions) -> Applied:
+    """Functions of the projections, added up."""
     # The last off-diagonal leads out of the space.
-    kept = jnp.arange(most, dtype=jnp.int32)[None] + 1 < steps
-    return _Lanczos(diagonal, jnp.where(kept, offdiagonal, 0), basis, norms, residual, steps)
+    kept = jnp.arange(found.diagonal.shape[1], dtype=jnp.int32)[None] + 1 < found.steps
+    side = jax.vmap(lambda entries: jnp.diag(entries[:-1], 1))(jnp.where(kept, found.offdiagonal, 0))
+    nodes, vectors = jnp.linalg.eigh(jax.vmap(jnp.diag)(found.diagonal) + side + jnp.swapaxes(side, 1, 2))
+    # Padding is a block of zeros that nothing couples to the first vector.
+    values = jnp.stack([function(jnp.maximum(nodes[k], 0))[:, k] for k in range(len(nodes))])
+    first = vectors[:, 0] * found.norms[:, None]
+    exact = jax.lax.Precision.HIGHEST
+    weights = jnp.einsum("kji,kpi->pkj", vectors, values * first[:, None], precision=exact)
+    total = jnp.einsum("pkj,kjr->pr", weights, found.basis, precision=exact)
+    return Applied(total, (e * jnp.max(found.residual)).astype(jnp.float32), found.steps)
 
 
 def _reciprocal(x: jax.Array) -> jax.Array:
