@@ -1,6 +1,6 @@
 """A host that measures the next curvature while the device still relaxes under the last one."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from thermolinalg.device import Device
 from thermolinalg.hybrid import Pipeline, Round, pipeline
 from thermolinalg.laws import Scalar
-from thermolinalg.optim.fisher import exact
+from thermolinalg.optim.fisher import Columns, exact
 from thermolinalg.optim.gram_functions import Engine
 from thermolinalg.optim.lanes import Problem
-from thermolinalg.optim.loading import load
+from thermolinalg.optim.loading import load, resumed
 from thermolinalg.optim.relaxation import relax
 from thermolinalg.optim.task import Task
 from thermolinalg.optim.trees import statistics_dtype
@@ -143,7 +143,7 @@ def descend(
     damping: float,
     start: float = 1.0,
     temperature: Scalar = 0.0,
-    fisher: Callable[..., jax.Array] = exact,
+    fisher: Columns = exact,
     engine: Engine | None = None,
     key: jax.Array | None = None,
 ) -> Descent:
@@ -206,12 +206,10 @@ def descend(
         loss, gradient = task.value_and_gradient(at, batch)
         problem = Problem(task, at, batch, gradient, jnp.asarray(damping, dtype), None, fisher, drawing)
         loaded = load(problem, None, loading)
-        first = jnp.asarray(start, dtype)
-        before = jax.tree.map(lambda old, g: jnp.where(begun, old, first * g.astype(dtype)), state, gradient)
         found = relax(
             loaded.system,
             *(damping, [times[0], times[1]]),
-            start=before,
+            start=resumed(begun, state, start, gradient),
             temperature=temperature,
             key=running,
             engine=engine,

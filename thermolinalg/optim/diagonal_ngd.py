@@ -1,6 +1,5 @@
 r"""The diagonal of the curvature, as an optimizer: for parameters that belong to no tagged layer."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import optax
 from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
 
 from thermolinalg.optim.books import Scheduled, at, decay_of, finite, numbers
-from thermolinalg.optim.fisher import monte_carlo
+from thermolinalg.optim.fisher import Columns, monte_carlo
 from thermolinalg.optim.loss_base import wide
 from thermolinalg.optim.sites import examples_in
 from thermolinalg.optim.task import Task, as_batch
@@ -30,7 +29,7 @@ def diagonal_ngd(
     learning_rate: Scheduled,
     *,
     damping: Scheduled,
-    fisher: Callable[..., jax.Array] = monte_carlo,
+    fisher: Columns = monte_carlo,
     decay: Scheduled = 0.95,
     seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:

@@ -1,6 +1,7 @@
 r"""Natural gradients through a matrix as wide as the batch has rows, one for each example and column."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,17 +84,9 @@ class Dual:
         matrix = row_matrix(problem, space).astype(dtype)
         if self.rows not in (None, len(matrix)):
             raise ValueError(f"the state is for {self.rows} rows, and this batch has {len(matrix)}; set Dual(rows=...)")
-        c = space.coordinates.astype(dtype)
-        # A loss without coordinates: nothing is known of its gradient, and all of it goes the longer way.
-        c = jnp.where(jnp.all(jnp.isfinite(c)), c, jnp.zeros_like(c))
-        e, outside = remainder(problem, space, c, matrix)
-
-        def down() -> jax.Array:
-            return space.down(like(e, problem.params)).astype(dtype)
-
-        always = problem.extra is not None
-        shift = down() if always else jax.lax.cond(outside, down, lambda: jnp.zeros_like(c))
-        rhs = (c - shift / damping.astype(dtype)).T.reshape(-1)
+        c = known_coordinates(space, dtype)
+        e, below = remainder(problem, space, c, matrix)
+        rhs = (c - below / damping.astype(dtype)).T.reshape(-1)
         preparing, solving = jax.random.split(key)
         before = self.solver.init(matrix) if self.rows is None else state
         prepared = self.solver.prepare(matrix, damping, before, preparing)
@@ -102,8 +95,14 @@ class Dual:
         return add(x, scaled(1 / damping, e)), info, state if self.rows is None else after
 
 
+def known_coordinates(space: RowSpace, dtype: Any) -> jax.Array:
+    """c, or zeros for a loss that has none: nothing is known of its gradient, and all of it goes the longer way."""
+    c = space.coordinates.astype(dtype)
+    return jnp.where(jnp.all(jnp.isfinite(c)), c, jnp.zeros_like(c))
+
+
 def remainder(problem: Problem, space: RowSpace, c: jax.Array, matrix: jax.Array) -> tuple[Tree, jax.Array]:
-    """What of the target is no combination of rows with the known coordinates, and whether the gradient has any."""
+    """What of the target, e, is no combination of rows with the known coordinates, and M e, shape (C, n)."""
     own = widened(space.up(c), problem.dtype)
     gap = jax.tree.map(jnp.subtract, widened(problem.gradient, problem.dtype), own)
     narrow = [leaf.dtype for leaf in (space.outputs, *jax.tree.leaves((problem.params, problem.gradient)))]
@@ -112,7 +111,13 @@ def remainder(problem: Problem, space: RowSpace, c: jax.Array, matrix: jax.Array
     size = jnp.sqrt(jnp.trace(matrix)) * jnp.linalg.norm(c)
     outside = ~(jnp.sqrt(inner(gap, gap)) <= rounding * size)
     e = jax.tree.map(lambda leaf: jnp.where(outside, leaf, jnp.zeros_like(leaf)), gap)
-    return e if problem.extra is None else add(e, widened(problem.extra, problem.dtype)), outside
+    e = e if problem.extra is None else add(e, widened(problem.extra, problem.dtype))
+
+    def down() -> jax.Array:
+        return space.down(like(e, problem.params)).astype(problem.dtype)
+
+    # What is rounding is not looked at: the gradient of the loss of the batch has no more than that.
+    return e, jax.lax.cond(outside, down, lambda: jnp.zeros_like(c)) if problem.extra is None else down()
 
 
 def row_matrix(problem: Problem, space: RowSpace) -> jax.Array:

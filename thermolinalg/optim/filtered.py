@@ -1,6 +1,5 @@
 r"""Filtered natural gradient: an average of natural gradients in which every direction forgets at a rate of its own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,10 +9,10 @@ import optax
 
 from thermolinalg.laws import Scalar
 from thermolinalg.optim.books import Scheduled, at, check_update, chosen, finite, numbers, sound
-from thermolinalg.optim.fisher import exact
+from thermolinalg.optim.fisher import Columns, exact
 from thermolinalg.optim.gram_functions import Engine
 from thermolinalg.optim.lanes import Problem
-from thermolinalg.optim.loading import load
+from thermolinalg.optim.loading import load, resumed
 from thermolinalg.optim.relaxation import relax
 from thermolinalg.optim.task import Task, as_batch
 from thermolinalg.optim.trees import like, scaled, statistics_dtype
@@ -116,7 +115,7 @@ def filtered_natural_gradient(
     damping: Scheduled,
     time: Scheduled,
     start: float = 1.0,
-    fisher: Callable[..., jax.Array] = exact,
+    fisher: Columns = exact,
     weight_decay: Scheduled = 0.0,
     limit: Limit | None = None,
     engine: Engine | None = None,
@@ -206,7 +205,7 @@ class _Rule:
     damping: Scheduled
     time: Scheduled
     start: float
-    fisher: Callable[..., jax.Array]
+    fisher: Columns
     weight_decay: Scheduled
     limit: Limit | None
     engine: Engine | None
@@ -251,8 +250,7 @@ class _Rule:
         )
         problem = Problem(self.task, params, batch, grads, damping, None, self.fisher, drawing)
         loaded = load(problem, None, loading)
-        first = jnp.asarray(self.start, dtype)
-        before = jax.tree.map(lambda old, g: jnp.where(state.begun, old, first * g.astype(dtype)), state.average, grads)
+        before = resumed(state.begun, state.average, self.start, grads)
         found = relax(loaded.system, damping, [time], start=before, engine=self.engine)
         (average,) = found.states
         healthy = healthy & finite(average)
@@ -265,5 +263,6 @@ class _Rule:
         rejected = state.stats.rejected + jnp.where(healthy, 0, 1)
         stats = FilterStats._make([*(x.astype(dtype) for x in known), rejected])
         begun = state.begun | healthy
-        stats = chosen(jnp.asarray(True), stats, state.stats)
-        return like(updates, grads), FilterState(count + 1, jax.random.key_data(key), average, begun, stats)
+        return like(updates, grads), FilterState(
+            count + 1, jax.random.key_data(key), average, begun, like(stats, state.stats)
+        )

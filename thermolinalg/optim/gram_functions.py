@@ -15,6 +15,7 @@ Functions = Callable[[jax.Array], jax.Array]
 """From eigenvalues (m,) to values (p, k, m): p sums over functions of k vectors."""
 
 _FEW = 48
+"""Steps that there is room for at first."""
 
 
 class Applied(NamedTuple):

@@ -1,12 +1,9 @@
 r"""K-FAC: natural gradient with a Kronecker-factored curvature, as an optax transformation whose state holds it all."""
 
-from collections.abc import Callable
-
-import jax
 import optax
 
 from thermolinalg.optim.books import Scalar, Scheduled
-from thermolinalg.optim.fisher import monte_carlo
+from thermolinalg.optim.fisher import Columns, monte_carlo
 from thermolinalg.optim.kfac_step import Step
 from thermolinalg.optim.kronecker import BlockSolver, Factored
 from thermolinalg.optim.task import Task
@@ -19,7 +16,7 @@ def kfac(
     *,
     damping: Scheduled | LevenbergMarquardt,
     blocks: BlockSolver | None = None,
-    fisher: Callable[..., jax.Array] = monte_carlo,
+    fisher: Columns = monte_carlo,
     momentum: Scheduled = 0.9,
     decay: Scheduled = 0.95,
     factor_period: int = 1,

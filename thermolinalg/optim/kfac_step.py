@@ -30,6 +30,7 @@ from thermolinalg.optim.books import (
 )
 from thermolinalg.optim.factors import Pair, no_factors
 from thermolinalg.optim.factors import factors as measure_factors
+from thermolinalg.optim.fisher import Columns
 from thermolinalg.optim.kfac_state import KfacState, KfacStats
 from thermolinalg.optim.kronecker import BlockSolver, Gradient, State, condition_bound, replace_failed
 from thermolinalg.optim.products import ggn_product
@@ -58,7 +59,7 @@ class Step:
     learning_rate: Scheduled | QuadraticModel
     damping: Scheduled | LevenbergMarquardt
     blocks: BlockSolver
-    fisher: Callable[..., jax.Array]
+    fisher: Columns
     momentum: Scheduled
     decay: Scheduled
     factor_period: int
@@ -150,9 +151,9 @@ class Step:
         averages, measured = self._measure(state, params, batch, factors, healthy, keys[0])
         # Without any curvature yet, all that is left of a block is its damping, and its step would be enormous.
         healthy = healthy & (measured > 0)
-        blocks, condition = self._refresh(
-            state, averages, damping + jnp.asarray(self.l2, damping.dtype), healthy, keys[1]
-        )
+        since = state.accepted - self.burn_in
+        due = healthy & (since >= 0) & (since % self.inverse_period == 0)
+        blocks, condition = self._refresh(state, averages, damping + jnp.asarray(self.l2, damping.dtype), due, keys[1])
         blocks = self._observe(state, blocks, params, batch, measured, keys[0])
         matrices = self._matrices(grads)
         gradient = Gradient(matrices, lambda: self._gradient_rows(params, batch))
@@ -168,8 +169,7 @@ class Step:
         if not known_zero(self.weight_decay):
             shrink = taken.rate * jnp.asarray(at(self.weight_decay, count), damping.dtype)
             step = jax.tree.map(lambda s, p: s - shrink.astype(p.dtype) * p, step, params)
-        known, since = Look(damping, state.stats.ratio, state.stats.predicted), state.accepted - self.burn_in
-        move = Move(params, batch, grads, step)
+        known, move = Look(damping, state.stats.ratio, state.stats.predicted), Move(params, batch, grads, step)
         seen = judge(self.damping, self.task, move, self.l2, known, since)
 
         going = healthy & (since >= 0)
@@ -244,9 +244,9 @@ class Step:
         return jax.lax.cond(state.accepted % self.factor_period == 0, look, lambda: otherwise)
 
     def _refresh(
-        self, state: KfacState, factors: dict[str, Pair], damping: jax.Array, healthy: jax.Array, key: jax.Array
+        self, state: KfacState, factors: dict[str, Pair], damping: jax.Array, due: jax.Array, key: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        """Prepare the solvers of all blocks, and bound the conditions of what they were given."""
+        """Prepare the solvers of all blocks if that is due, and bound the conditions of what they were given."""
         blocks = state.blocks
 
         def prepare() -> tuple[State, dict[str, jax.Array]]:
@@ -254,8 +254,6 @@ class Step:
             bounds = {path: condition_bound(pair, damping) for path, pair in factors.items()}
             return jax.tree.map(lambda new, old: new.astype(old.dtype), ready, blocks), bounds
 
-        since = state.accepted - self.burn_in
-        due = (since >= 0) & (since % self.inverse_period == 0) & healthy
         return jax.lax.cond(due, prepare, lambda: (blocks, state.stats.condition))
 
     def _matrices(self, tree: Tree) -> dict[str, jax.Array]:

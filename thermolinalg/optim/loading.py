@@ -11,8 +11,9 @@ from jax.flatten_util import ravel_pytree
 from thermolinalg.converters import Converter
 from thermolinalg.cost import cost
 from thermolinalg.device import READ, Device, refuse_dead
+from thermolinalg.laws import Scalar
 from thermolinalg.ledger import Ledger, Parts
-from thermolinalg.optim.dual import remainder, row_matrix
+from thermolinalg.optim.dual import known_coordinates, remainder, row_matrix
 from thermolinalg.optim.inverse_factor import product
 from thermolinalg.optim.lanes import Problem
 from thermolinalg.optim.relaxation import RowSystem
@@ -51,9 +52,7 @@ def load(problem: Problem, device: Device | None, key: jax.Array) -> Loaded:
     def up(u: jax.Array) -> Tree:
         return widened(space.up(u.reshape(shape[::-1]).T), dtype)
 
-    c = space.coordinates.astype(dtype)
-    # A loss without coordinates: nothing is known of its gradient, and all of it goes the longer way.
-    c = jnp.where(jnp.all(jnp.isfinite(c)), c, jnp.zeros_like(c))
+    c = known_coordinates(space, dtype)
     rows = c.T.reshape(-1)
     force = None if device is None else device.force_dac
     if device is None or device.faithful:
@@ -66,12 +65,8 @@ def load(problem: Problem, device: Device | None, key: jax.Array) -> Loaded:
         down, up = lambda v: product(matrix, ravel_pytree(v)[0]), lambda u: unravel(product(matrix.T, u))
         gram = product(matrix, matrix.T)
     if force is None and (device is None or device.faithful):
-        # Not looked at where it is rounding: the gradient of the loss of the batch has no such remainder.
-        e, outside = remainder(problem, space, c, gram)
-        gradient = problem.target()
-        seen = (lambda: down(e)) if problem.extra is None else None
-        below = jax.lax.cond(outside, seen, lambda: jnp.zeros_like(rows)) if seen is not None else down(e)
-        return Loaded(RowSystem(down, up, gram, rows, e, below), gradient, code)
+        e, below = remainder(problem, space, c, gram)
+        return Loaded(RowSystem(down, up, gram, rows, e, below.T.reshape(-1)), problem.target(), code)
     gradient = problem.target()
     if device is not None and force is not None:
         flat, back = ravel_pytree(gradient)
@@ -79,6 +74,15 @@ def load(problem: Problem, device: Device | None, key: jax.Array) -> Loaded:
         gradient, code = back(pushed[:, 0]), jnp.maximum(code, code_of(flags))
     e = jax.tree.map(jnp.subtract, gradient, up(rows))
     return Loaded(RowSystem(down, up, gram, rows, e), gradient, code)
+
+
+def resumed(running: jax.Array, carried: Tree, multiple: Scalar, gradient: Tree) -> Tree:
+    """Where a device goes on from: what it carries, or, before it has run, a multiple of the gradient."""
+
+    def one(old: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.where(running, old, jnp.asarray(multiple, old.dtype) * g.astype(old.dtype))
+
+    return jax.tree.map(one, carried, gradient)
 
 
 def read(x: Tree, device: Device | None, key: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:

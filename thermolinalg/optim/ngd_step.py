@@ -165,7 +165,7 @@ class NaturalStep:
             *(count + 1, jax.random.key_data(key), chosen(keeping, after, state.lane), seen.damping),
             jnp.where(keeping & (length > 0), length, state.length),
             () if known_zero(self.momentum) else chosen(healthy, direction, state.last),
-            chosen(jnp.asarray(True), sums, stats),
+            like(sums, stats),
         )
 
     def _solve(self, problem: Problem, state: State, key: jax.Array) -> tuple[Tree, Info, State]:

@@ -10,7 +10,7 @@ from thermolinalg.device import Device
 from thermolinalg.optim.books import chosen, finite
 from thermolinalg.optim.gram_functions import Engine, KrylovSpace, engine_for
 from thermolinalg.optim.lanes import Problem
-from thermolinalg.optim.loading import load, read, relaxation_cost
+from thermolinalg.optim.loading import load, read, relaxation_cost, resumed
 from thermolinalg.optim.relaxation import relax
 from thermolinalg.optim.solvers import Code, Info, code_finite, report, usable
 from thermolinalg.optim.trees import statistics_dtype
@@ -155,12 +155,7 @@ class Thermodynamic:
             _check_cells(self.device.cells, problem.params)
         engine = engine_for(len(system.gram)) if self.engine is None else self.engine
         durations = [self.loaded_time, *([self.delay] if self.delay else [])]
-        start = None
-        if self.carry_state:
-            cold = jnp.asarray(self.start, problem.dtype)
-            start = jax.tree.map(
-                lambda old, g: jnp.where(state.running, old, cold * g.astype(old.dtype)), state.carried, loaded.gradient
-            )
+        start = resumed(state.running, state.carried, self.start, loaded.gradient) if self.carry_state else None
         found = relax(
             system,
             *(damping, durations),
