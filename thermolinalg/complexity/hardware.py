@@ -6,7 +6,6 @@ entries is twice the dense one, and a board of four chips, or a host of eight, i
 
 from dataclasses import dataclass, fields, replace
 
-import scipy.constants
 import sympy as sp
 
 from thermolinalg.complexity.constants import Constant, Origin, not_found
@@ -14,6 +13,8 @@ from thermolinalg.complexity.ledger import best_case_joules
 from thermolinalg.complexity.symbols import B_L, C, P_cell, V, e_bit, tau, thermal, w
 
 DATE = "2026-11"
+BOLTZMANN = 1.380649e-23
+"""In J/K, exact in the units of 2019; formulas import no numerical library."""
 LOCKWOOD = "glennklockwood.com/garden/processors/"
 GOOGLE = "docs.cloud.google.com/tpu/docs/"
 SURVEY = "brendanjameslynskey.github.io, overview of TPU generations, after the vendor's pages"
@@ -200,7 +201,7 @@ class AnalogDevice:
             e_bit: self.link_energy,
         }
         if self.temperature.known:
-            value, low, high = (scipy.constants.k * x for x in (float(self.temperature), *self.temperature.interval))
+            value, low, high = (BOLTZMANN * x for x in (float(self.temperature), *self.temperature.interval))
             found[thermal] = replace(self.temperature, name="thermal energy", value=value, low=low, high=high, unit="J")
         return {symbol: constant for symbol, constant in found.items() if constant.known}
 
